@@ -1,0 +1,51 @@
+# One verb per habit. `make help` lists them.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+TORCH := 2.13.0
+# Address of an index with CPU builds of torch, for machines without a GPU whose pip finds none.
+TORCH_INDEX ?=
+
+.PHONY: help setup bootstrap demo test check lint format doctor smoke notebook lock clean
+
+help:  ## list the verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## create .venv with everything the lock names
+bootstrap: setup
+
+$(READY): pyproject.toml requirements.lock tools/install.sh
+	PYTHON=$(PYTHON) TORCH=$(TORCH) TORCH_INDEX=$(TORCH_INDEX) sh tools/install.sh
+	@touch $@
+
+demo: setup  ## run the main job on the embedded model, ending with a report
+	$(BIN)/backtracking run --config configs/demo.yaml
+
+test: setup  ## run the test suite: offline, on the CPU
+	$(BIN)/pytest
+
+check: setup  ## format check, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+lint: setup  ## lint, mending what can be mended
+	$(BIN)/ruff check --fix .
+
+format: setup  ## format the code
+	$(BIN)/ruff format .
+
+doctor: setup  ## look over this machine
+	$(BIN)/backtracking doctor
+
+smoke: setup  ## load a model, sample, cache, draw: does everything work here?
+	$(BIN)/backtracking smoke
+
+notebook: setup  ## start JupyterLab
+	$(BIN)/jupyter lab
+
+lock: setup  ## resolve the dependencies anew into requirements.lock
+	TORCH=$(TORCH) sh tools/lock.sh
+
+clean:  ## remove the environment and caches; runs stay
+	rm -rf .venv .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,1 @@
+"""Plain values and arithmetic: no model, no device."""

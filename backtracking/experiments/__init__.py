@@ -1,0 +1,1 @@
+"""Config in, saved run out."""

@@ -1,0 +1,224 @@
+"""Config files: hand-written YAML, read into frozen values that refuse what they do not know.
+
+The sections and keys are those of the published study, whose two `config_resolved.yaml` load as
+they are; `conditions` is ours. An unknown key is an error that names the nearest valid one.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from backtracking.core.errors import InputError, MissingFileError
+from backtracking.core.interventions import Condition, parse_conditions
+from backtracking.core.onsets import Lexicon
+from backtracking.core.prompts import INSTRUCTION, VARIANTS, Prompting, Variant
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(_Section):
+    """What the run is called and where it goes."""
+
+    name: str = "run"
+    seed: int = 0
+    run_id: str | None = Field(default=None, pattern=r"^[\w][\w.-]*$")
+    output_dir: str = "runs"
+
+
+class ModelSection(_Section):
+    """Which model, and how it is loaded."""
+
+    hf_id: str = "organism"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    torch_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    device: str | None = None
+    attn_implementation: str | None = None
+    """Accepted from the seeds; hooks on attention need the bridge's own eager attention."""
+    use_cache: Literal[True] = True
+
+
+class DatasetSection(_Section):
+    """Which problems."""
+
+    name: str = "gsm8k"
+    split: str = "test"
+    max_examples: int | None = Field(default=None, ge=1)
+    shuffle: bool = False
+    seed: int = 0
+    save_path: str | None = None
+    """A `.jsonl` file that is read, in its own order, when it exists here or in a data folder."""
+
+
+class VariantSection(_Section):
+    """One formatting variant."""
+
+    name: str
+    think_open: str
+    think_close: str = ""
+
+
+class PromptingSection(_Section):
+    """What is put around a question."""
+
+    system_prompt: str | None = None
+    template: str = INSTRUCTION
+    formatting_variants: tuple[VariantSection, ...] = tuple(
+        VariantSection(name=v.name, think_open=v.think_open, think_close=v.think_close) for v in VARIANTS
+    )
+
+
+class GenerationSection(_Section):
+    """How tokens are sampled."""
+
+    num_samples_per_prompt: int = Field(default=1, ge=1)
+    max_new_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.7, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    do_sample: bool = True
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows decoded together."""
+    variant: str | None = None
+    """Formatting variant of a run; the first one if not given."""
+
+
+class DetectionSection(_Section):
+    """Which words are triggers."""
+
+    triggers_strict: tuple[str, ...] = Lexicon().strict
+    triggers_relaxed: tuple[str, ...] = Lexicon().relaxed
+    onset_priority: tuple[str, ...] = Lexicon().strict
+    """Accepted from the seeds; onsets are exact and distinct, so the first is the earliest."""
+    answer_regex: None = None
+
+
+class AnalysisSection(_Section):
+    """What phase 1 measures."""
+
+    max_events: int = Field(default=120, ge=1)
+    control_samples: int = Field(default=120, ge=1)
+    logit_lens_token: str = "Wait"
+    ablation_components: tuple[Literal["attn", "mlp"], ...] = ("attn", "mlp")
+    ablation_layers: Literal["all"] | tuple[int, ...] = "all"
+    topk_layers_for_generation: int = Field(default=6, ge=1)
+
+
+class AblationGenerationSection(_Section):
+    """How phase 1 ablates while sampling."""
+
+    enabled: bool = True
+    mode: Literal["scale"] = "scale"
+    scale: float = 0.0
+    random_control_seed: int = 999
+
+
+class ReportSection(_Section):
+    """Whether a report is written, and where a copy of it goes."""
+
+    make_report: bool = True
+    report_path: str | None = None
+
+
+class Config(_Section):
+    """A whole config file."""
+
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    dataset: DatasetSection = DatasetSection()
+    prompting: PromptingSection = PromptingSection()
+    generation: GenerationSection = GenerationSection()
+    detection: DetectionSection = DetectionSection()
+    analysis: AnalysisSection = AnalysisSection()
+    ablation_generation: AblationGenerationSection = AblationGenerationSection()
+    report: ReportSection = ReportSection()
+    conditions: dict[str, tuple[str, ...]] = {}
+    """Arms beside the baseline: name -> interventions in their text form."""
+
+    @model_validator(mode="after")
+    def _values_exist(self) -> "Config":
+        self.arms()
+        self.lexicon()
+        self.variant()
+        return self
+
+    def arms(self) -> tuple[Condition, ...]:
+        """The baseline and the conditions."""
+        return parse_conditions(self.conditions)
+
+    def lexicon(self) -> Lexicon:
+        """The triggers."""
+        return Lexicon(self.detection.triggers_strict, self.detection.triggers_relaxed)
+
+    def prompts(self) -> Prompting:
+        """Instruction, system text and variants."""
+        section = self.prompting
+        variants = tuple(Variant(each.name, each.think_open, each.think_close) for each in section.formatting_variants)
+        return Prompting(section.template, section.system_prompt, variants)
+
+    def variant(self) -> str:
+        """Name of the formatting variant of the run."""
+        prompting = self.prompts()
+        return prompting.variant(self.generation.variant or prompting.variants[0].name).name
+
+    def to_yaml(self) -> str:
+        """The config with every default written out; reading it back gives the same value."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a config file.
+
+    Raises:
+        InputError: No such file, not YAML, an unknown key or a value that cannot be; one line that
+            names file, key and remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"no config file at {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no sections; the least is model: {{hf_id: ...}}")
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first fault, unknown keys before others, with its key and the nearest valid one."""
+    faults = error.errors(include_url=False)
+    fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
+    place = [str(part) for part in fault["loc"]]
+    key = ".".join(place)
+    if fault["type"] == "extra_forbidden":
+        valid = _keys(place[:-1])
+        near = difflib.get_close_matches(place[-1], valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys are {', '.join(valid)}"
+        return f"unknown key {key!r}; {hint}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (given: {fault['input']!r})" if key else message
+
+
+def _keys(place: list[str]) -> list[str]:
+    section: Any = Config
+    for part in place:
+        if part.isdigit():
+            continue
+        annotation = section.model_fields[part].annotation
+        section = next(
+            (
+                each
+                for each in (annotation, *getattr(annotation, "__args__", ()))
+                if isinstance(each, type) and issubclass(each, BaseModel)
+            ),
+            Config,
+        )
+    return list(section.model_fields)

@@ -1,0 +1,157 @@
+"""The command line: thin commands over importable functions.
+
+Exit status: 0 done, 1 a check failed, 2 something given cannot be used (one line says what and what
+to do), 130 interrupted.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from backtracking.core.canary import AlignmentError
+from backtracking.core.errors import InputError, ReceiptError
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find, measure and switch off backtracking in reasoning models.",
+)
+out = Console()
+err = Console(stderr=True, highlight=False)
+
+
+@app.callback()
+def _root() -> None:
+    """Keep `backtracking run` a command even while others come and go."""
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option(help="YAML file, such as configs/demo.yaml.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the unfinished run of this config, or fail if there is none.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no tables; only the report's path.")] = False,
+) -> None:
+    """Sample problems under conditions, detect, grade, compare, and write a report.
+
+    A run that was interrupted continues with the same command.
+
+    Example: backtracking run --config configs/smollm2.yaml
+    """
+    from backtracking.experiments.comparison import run_comparison
+    from backtracking.experiments.config import load_config
+    from backtracking.faces.report import write_report
+
+    loaded = load_config(config)
+    try:
+        with _Bars(quiet=quiet) as bars:
+            result = run_comparison(loaded, progress=bars.update, resume=resume)
+    except KeyboardInterrupt:
+        _stop("interrupted; what was finished is kept, and the same command continues", 130)
+    _, page = write_report(result)
+    if not quiet:
+        _print_conditions(result.comparison.to_pandas())
+    out.print(f"report: {page}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Look over this machine: each line a verdict and, where something is amiss, a remedy."""
+    from backtracking.workspace.doctor import examine
+
+    findings = examine()
+    if as_json:
+        sys.stdout.write(json.dumps([finding.as_dict() for finding in findings], indent=2) + "\n")
+    else:
+        for finding in findings:
+            mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}[finding.verdict]
+            remedy = f" -> {finding.remedy}" if finding.remedy else ""
+            out.print(f"{mark} {finding.what}: {finding.value}{remedy}", soft_wrap=True, highlight=False)
+    if any(finding.verdict == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def smoke(
+    model: Annotated[str, typer.Option(help="Model to try: organism, smollm2, a folder, a Hub id.")] = "smollm2",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
+) -> None:
+    """Load a model, sample under an intervention, cache activations, draw a figure; fail loudly."""
+    from backtracking.experiments.smoke import smoke_test
+    from backtracking.faces.figures import rates_by_condition
+
+    smoke = smoke_test(model, device=device)
+    for check in smoke.checks:
+        out.print(f"ok {check.law} ({check.difference:.1e})", soft_wrap=True, highlight=False)
+    figure = rates_by_condition(smoke.comparison)
+    out.print(
+        f"ok {smoke.model}: {smoke.tokens} tokens sampled, activations {smoke.cached} cached, "
+        f"a figure of {len(figure.to_html(include_plotlyjs=False))} characters drawn",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        _stop(str(error), 2)
+    except (ReceiptError, AlignmentError) as error:
+        _stop(str(error), 1)
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    err.print(f"backtracking: {' '.join(message.split())}", markup=False, soft_wrap=True)
+    sys.exit(status)
+
+
+def _print_conditions(frame) -> None:
+    table = Table(title="conditions (share of completions, 95 % interval)")
+    table.add_column("condition")
+    shares = ("backtracking", "right", "wrong", "unparsed", "truncated")
+    for name in ("n", *shares):
+        table.add_column(name, justify="right")
+    for row in frame.to_dict("records"):
+        cells = [f"{100 * row[s]:.1f} [{100 * row[f'{s}_low']:.0f}, {100 * row[f'{s}_high']:.0f}]" for s in shares]
+        table.add_row(row["condition"], str(row["completions"]), *cells)
+    out.print(table)
+
+
+class _Bars:
+    """Progress bars on standard error: one per task, by name."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=quiet,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, task: str, done: int, total: int) -> None:
+        """Show how far a task is; a task appears when it is first named."""
+        if task not in self._tasks:
+            self._tasks[task] = self._progress.add_task(task, total=total)
+        self._progress.update(self._tasks[task], completed=done, total=total)

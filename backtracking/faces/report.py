@@ -1,0 +1,51 @@
+"""The report of a run: `report.md`, and `report.html` as one file that needs no network.
+
+Both say the same: findings with intervals first, then tables, figure, ledger, receipts, self-check
+and provenance, and every warning.
+"""
+
+from pathlib import Path
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, select_autoescape
+from plotly.offline import get_plotlyjs
+
+from backtracking.core.atomic import write_text
+from backtracking.experiments.comparison import Comparison
+from backtracking.faces.figures import rates_by_condition
+from backtracking.faces.report_content import compose
+
+
+def write_report(result: Comparison) -> tuple[Path, Path]:
+    """Write `report.md`, `report.html` and the figure into the run's folder.
+
+    Returns:
+        The paths of the two reports.
+    """
+    report = compose(result)
+    figure = rates_by_condition(result.comparison)
+    folder = result.folder.path
+    write_text(folder / "figures" / "rates_by_condition.json", str(figure.to_json()) + "\n")
+    write_text(folder / "figures" / "rates_by_condition.html", figure.to_html(include_plotlyjs=True))
+    environment = Environment(
+        loader=PackageLoader("backtracking.faces", "templates"),
+        autoescape=select_autoescape(["html", "html.jinja"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    markdown = environment.get_template("report.md.jinja").render(report=report, cell=_cell)
+    page = environment.get_template("report.html.jinja").render(
+        report=report, plotly=get_plotlyjs(), figure=_embedded(figure)
+    )
+    write_text(folder / "report.md", markdown)
+    write_text(folder / "report.html", page)
+    return folder / "report.md", folder / "report.html"
+
+
+def _cell(text: str) -> str:
+    """Text safe in a Markdown table cell."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _embedded(figure: go.Figure) -> str:
+    return figure.to_html(include_plotlyjs=False, full_html=False, config={"displaylogo": False, "responsive": True})

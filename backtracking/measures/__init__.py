@@ -1,0 +1,1 @@
+"""One technique each: tensors or completions in, a labelled frozen result out."""

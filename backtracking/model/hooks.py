@@ -1,0 +1,196 @@
+"""Interventions as hooks on the bridge: one context manager, and a receipt of what it touched.
+
+A batch may mix rows under different interventions, so each row of a batch carries its own tuple of
+them. Hooks return new tensors, exist only inside the context, and are gone when it ends, also by an
+exception. What the hooks cannot know (which position of the full sequence each column of a forward
+pass is, and where the prompt ends) is told to them by `Intervening.locate`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+
+from backtracking.core.errors import InputError, UnknownSiteError
+from backtracking.core.interventions import At, Intervention, Scale, Scope, Window
+from backtracking.core.receipts import Receipt
+from backtracking.core.sites import Site
+
+NOWHERE = -1
+"""Position of a padding column, and of a row that has finished: no intervention touches it."""
+
+
+@dataclass(frozen=True)
+class _Edit:
+    """One scaling, the rows of the batch it applies to, and what it touched so far."""
+
+    scale: Scale
+    rows: Bool[Tensor, " row"]
+    touched: Int[Tensor, " row"]
+    """Positions the activation passed through it at."""
+    change: Float[Tensor, " row"]
+    """Sum over those positions of the norm after minus the norm before."""
+
+    def note(self, before: Tensor, after: Tensor, mask: Tensor, active: Tensor) -> None:
+        """Count the positions of the mask and add up the change of the site's norm there."""
+        parts = [site_of(activation, self.scale.site) for activation in (before, after)]
+        norms = [part.float().flatten(2).norm(dim=-1) for part in parts]
+        self.touched.index_add_(0, active, mask.sum(1))
+        self.change.index_add_(0, active, ((norms[1] - norms[0]) * mask).sum(1))
+
+
+@dataclass
+class Intervening:
+    """The interventions of a batch while they are in force, row by row."""
+
+    bridge: TransformerBridge
+    rows: Sequence[Sequence[Intervention]]
+    prompt_lengths: Int[Tensor, " row"] | None = None
+    onsets: Int[Tensor, " row"] | None = None
+    _positions: Int[Tensor, "active pos"] | None = None
+    _active: Int[Tensor, " active"] | None = None
+    _edits: dict[str, list[_Edit]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Collect the edits of each hook point; refuse sites the model does not have."""
+        by_scale: dict[Scale, list[int]] = {}
+        for row, interventions in enumerate(self.rows):
+            for intervention in interventions:
+                if isinstance(intervention, Scale):
+                    by_scale.setdefault(intervention, []).append(row)
+        device = self.bridge.cfg.device
+        for scale, rows in by_scale.items():
+            self._require_context(scale.scope)
+            chosen = torch.zeros(len(self.rows), dtype=torch.bool, device=device)
+            chosen[rows] = True
+            edit = _Edit(scale, chosen, chosen.long() * 0, chosen.float() * 0)
+            self._edits.setdefault(hook_point(self.bridge, scale.site), []).append(edit)
+
+    def locate(self, positions: Int[Tensor, "active pos"], active: Int[Tensor, " active"] | None = None) -> None:
+        """Say which position of its full sequence each column of the next forward pass is.
+
+        Without it the columns of a forward pass are positions 0, 1, 2, ... of every row.
+
+        Args:
+            positions: Position of each column, `NOWHERE` for padding and finished rows.
+            active: Which rows of the batch the forward pass holds; all of them if not given.
+        """
+        self._positions, self._active = positions, active
+
+    def __call__(self, activation: Float[Tensor, "row pos *rest"], hook: HookPoint) -> Float[Tensor, "row pos *rest"]:
+        """Return the activation with this hook point's edits applied, each to its own rows."""
+        positions = self._positions
+        if positions is None:
+            columns = torch.arange(activation.shape[1], device=activation.device)
+            positions = columns.expand(activation.shape[0], -1)
+        active = self._active
+        if active is None:
+            active = torch.arange(len(self.rows), device=activation.device)
+        if (len(active), positions.shape[1]) != tuple(activation.shape[:2]):
+            raise InputError(
+                f"{hook.name} sees rows x positions {tuple(activation.shape[:2])}, but was told of "
+                f"{(len(active), positions.shape[1])}; give one tuple of interventions per row"
+            )
+        for edit in self._edits[str(hook.name)]:
+            covered = self._covers(edit.scale.scope, positions, active)
+            mask = covered & edit.rows[active, None]
+            changed = scaled(activation, edit.scale, mask)
+            edit.note(activation, changed, mask, active)
+            activation = changed
+        return activation
+
+    def receipts(self) -> tuple[tuple[Receipt, ...], ...]:
+        """What was touched so far: for each row one receipt per intervention in force on it."""
+        found: list[list[Receipt]] = [[] for _ in self.rows]
+        for edit in [edit for edits in self._edits.values() for edit in edits]:
+            for row in edit.rows.nonzero().flatten().tolist():
+                positions = int(edit.touched[row])
+                change = float(edit.change[row]) / positions if positions else float("nan")
+                found[row].append(Receipt(str(edit.scale), positions, change))
+        return tuple(map(tuple, found))
+
+    def _covers(
+        self, scope: Scope, positions: Int[Tensor, "active pos"], active: Int[Tensor, " active"]
+    ) -> Bool[Tensor, "active pos"]:
+        real = positions != NOWHERE
+        if scope == "all":
+            return real
+        if isinstance(scope, At):
+            wanted = torch.tensor(scope.positions, device=positions.device)
+            return real & torch.isin(positions, wanted)
+        if isinstance(scope, Window):
+            assert self.onsets is not None
+            distance = positions - self.onsets[active, None]
+            return real & (distance >= -scope.before) & (distance <= scope.after)
+        assert self.prompt_lengths is not None
+        in_prompt = positions < self.prompt_lengths[active, None]
+        return real & (in_prompt if scope == "prompt" else ~in_prompt)
+
+    def _require_context(self, scope: Scope) -> None:
+        if scope in ("prompt", "decode") and self.prompt_lengths is None:
+            raise InputError(f"the scope {scope!r} needs prompt_lengths: where each row's prompt ends")
+        if isinstance(scope, Window) and self.onsets is None:
+            raise InputError(
+                f"the scope {scope} needs onsets: the position of each row's onset. It is not "
+                "known while sampling; use it on completions that exist"
+            )
+
+
+def site_of(activation: Tensor, site: Site) -> Tensor:
+    """The part of a hook point's activation that is the site: one head of it, or all."""
+    return activation if site.head is None else activation[:, :, site.head]
+
+
+def scaled(activation: Tensor, scale: Scale, mask: Bool[Tensor, "row pos"]) -> Tensor:
+    """A new activation, multiplied by the factor where the mask is true and equal elsewhere."""
+    here = mask.reshape(*mask.shape, *[1] * (activation.ndim - 2))
+    if scale.site.head is not None:
+        heads = torch.arange(activation.shape[2], device=activation.device)
+        here = here & (heads == scale.site.head)[:, None]
+    return torch.where(here, activation * scale.factor, activation)
+
+
+def hook_point(bridge: TransformerBridge, site: Site) -> str:
+    """The full name of a site's hook point on this model.
+
+    Raises:
+        UnknownSiteError: The model has no such layer, head or hook point.
+    """
+    layers, heads = bridge.cfg.n_layers, bridge.cfg.n_heads
+    if site.layer >= layers:
+        raise UnknownSiteError(f"{site} is out of range: {bridge.cfg.model_name} has layers 0 to {layers - 1}")
+    if site.head is not None and site.head >= heads:
+        raise UnknownSiteError(f"{site} is out of range: {bridge.cfg.model_name} has heads 0 to {heads - 1}")
+    if site.hook_name not in bridge.hook_dict:
+        raise UnknownSiteError(f"{bridge.cfg.model_name} has no hook point {site.hook_name}, which {site} stands for")
+    return str(bridge.hook_dict[site.hook_name].name)
+
+
+@contextmanager
+def intervening(
+    bridge: TransformerBridge,
+    rows: Sequence[Sequence[Intervention]],
+    *,
+    prompt_lengths: Int[Tensor, " row"] | None = None,
+    onsets: Int[Tensor, " row"] | None = None,
+) -> Iterator[Intervening]:
+    """Hold interventions on the bridge, one tuple of them per row of the batches that will run.
+
+    Args:
+        bridge: The model.
+        rows: For each row its interventions; those on logits (`Ban`) are the sampler's to apply.
+        prompt_lengths: Tokens of each row's prompt, needed by the scopes `prompt` and `decode`.
+        onsets: Position of each row's onset in the full sequence, needed by `Window`.
+
+    Raises:
+        UnknownSiteError: An intervention names a site the model does not have.
+        InputError: A scope needs what was not given.
+    """
+    state = Intervening(bridge, rows, prompt_lengths, onsets)
+    with bridge.hooks(fwd_hooks=[(name, state) for name in state._edits]):
+        yield state

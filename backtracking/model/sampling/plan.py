@@ -1,0 +1,110 @@
+"""What is to be sampled: rows, settings, and the units of work they are cut into.
+
+A unit is a fixed set of rows, decided before anything runs, so that a run continued after a crash
+does the units that are missing and ends where an uninterrupted one does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backtracking.core.errors import InputError
+from backtracking.core.interventions import Condition, Scale, Window, check_conditions
+from backtracking.core.problems import Problem, check_problems
+from backtracking.core.prompts import Prompting
+from backtracking.model.hooks import hook_point
+from backtracking.model.reasoner import HookedReasoner
+
+DEFAULT_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How tokens are sampled."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.7
+    """0 is greedy."""
+    top_p: float = 0.95
+    """Mass of the nucleus: the fewest tokens that hold it are sampled from."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings under which nothing can be sampled."""
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {self.max_new_tokens}; at least 1 is needed")
+        if self.temperature < 0:
+            raise InputError(f"temperature {self.temperature} is negative; 0 is greedy")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One completion to be sampled."""
+
+    problem_id: int | str
+    sample_id: int
+    variant: str
+    condition: Condition
+    prompt_ids: tuple[int, ...]
+
+
+def plan_rows(
+    model: HookedReasoner,
+    problems: Sequence[Problem],
+    *,
+    conditions: Sequence[Condition],
+    samples: int,
+    variant: str,
+    settings: Settings,
+    prompting: Prompting,
+) -> tuple[Row, ...]:
+    """Every row of the plan, problem by problem, sample by sample, condition by condition.
+
+    Raises:
+        InputError: Empty or ambiguous problems or conditions, a scope that sampling cannot have, or
+            a prompt that leaves no room for `max_new_tokens` in the model's context.
+        UnknownSiteError: An intervention names a site the model does not have.
+    """
+    if samples < 1:
+        raise InputError(f"samples is {samples}; at least 1 per problem is needed")
+    for condition in check_conditions(conditions):
+        _check_interventions(model, condition)
+    rows = []
+    for problem in check_problems(problems):
+        ids = tuple(model.to_ids(problem, variant, prompting=prompting))
+        _check_context(model, problem, len(ids), settings.max_new_tokens)
+        rows += [
+            Row(problem.id, sample, variant, condition, ids) for sample in range(samples) for condition in conditions
+        ]
+    return tuple(rows)
+
+
+def units(rows: Sequence[Row], size: int | None) -> tuple[tuple[Row, ...], ...]:
+    """The rows cut into units of at most `size`, prompts of like length together."""
+    size = DEFAULT_ROWS if size is None else size
+    if size < 1:
+        raise InputError(f"rows is {size}; a batch needs at least 1 row")
+    ordered = sorted(rows, key=lambda row: len(row.prompt_ids))
+    return tuple(tuple(ordered[start : start + size]) for start in range(0, len(ordered), size))
+
+
+def _check_interventions(model: HookedReasoner, condition: Condition) -> None:
+    for intervention in condition.interventions:
+        if not isinstance(intervention, Scale):
+            continue
+        hook_point(model.bridge, intervention.site)
+        if isinstance(intervention.scope, Window):
+            raise InputError(
+                f"{intervention} in condition {condition.name!r}: a window is around an onset, "
+                "which is not known while sampling; use all, prompt, decode or at(...)"
+            )
+
+
+def _check_context(model: HookedReasoner, problem: Problem, prompt: int, new: int) -> None:
+    if prompt + new > model.context:
+        raise InputError(
+            f"problem {problem.id!r} has a prompt of {prompt} tokens, and with {new} new tokens it "
+            f"overflows the context of {model.name} ({model.context}); lower max_new_tokens to "
+            f"{max(model.context - prompt, 0)} or less"
+        )

@@ -1,0 +1,1 @@
+"""Where things lie on this machine: paths, caches, checks of the environment."""

@@ -1,0 +1,127 @@
+"""The main job on a tiny model: what it leaves behind, and that a killed run ends the same."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from backtracking.core.completions import Completions
+from backtracking.core.errors import InputError
+from backtracking.experiments import comparison as job
+from backtracking.experiments.comparison import run_comparison
+from backtracking.experiments.config import Config
+from backtracking.experiments.runs import current_run
+
+TABLES = ("conditions", "paired_differences", "receipts", "self_check")
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    lines = [json.dumps({"id": i, "question": f"a {'b ' * i}c", "gold": str(i)}) for i in range(4)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(lines))
+    return Config.model_validate(
+        {
+            "run": {"name": "tiny", "seed": 3, "output_dir": str(tmp_path / "runs")},
+            "model": {"hf_id": str(tiny_folder), "device": "cpu"},
+            "dataset": {"name": str(tmp_path / "problems.jsonl")},
+            "prompting": {"template": "{question}"},
+            "generation": {"num_samples_per_prompt": 3, "max_new_tokens": 6, "batch_size": 7, "temperature": 2.0},
+            "conditions": {"mlp off": ["mlp.1*0@decode"], "no wait": ["ban(Wait)"]},
+        }
+    )
+
+
+def tables(folder) -> dict[str, str]:
+    found = {name: (folder.path / "tables" / f"{name}.csv").read_text() for name in TABLES}
+    return found | {name: pd.read_parquet(folder.path / f"{name}.parquet").to_csv() for name in ("events", "onsets")}
+
+
+def test_a_run_leaves_everything_behind(config):
+    result = run_comparison(config)
+    path = result.folder.path
+    assert len(result.completions) == len(result.events) == 4 * 3 * 3
+    assert len(list((path / "completions").iterdir())) == 6
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["canary"]["gold_right"] == 1.0
+    for key in ("config_hash", "weights_hash", "seed", "versions", "device", "model", "architecture"):
+        assert manifest[key] is not None, key
+    assert Config.model_validate(yaml.safe_load((path / "config.yaml").read_text())) == config
+    assert current_run(config.run.output_dir).run_id == result.folder.run_id
+    frame = pd.read_csv(path / "tables" / "conditions.csv")
+    assert list(frame["condition"]) == ["baseline", "mlp off", "no wait"]
+    shares = frame[["right", "wrong", "unparsed", "truncated"]].sum(axis=1)
+    assert shares.tolist() == pytest.approx([1, 1, 1])
+    assert (frame["backtracking_low"] <= frame["backtracking"]).all()
+    receipts = pd.read_csv(path / "tables" / "receipts.csv")
+    sampled = sum(len(c.ids) for c in result.completions.of("mlp off"))
+    assert receipts.set_index("intervention").loc["mlp.1*0@decode", "positions"] == sampled - 12
+
+
+def test_a_run_killed_between_units_ends_in_the_same_tables(config, monkeypatch, tmp_path):
+    whole = run_comparison(config)
+    other = config.model_copy(update={"run": config.run.model_copy(update={"output_dir": str(tmp_path / "other")})})
+    saved = Completions.save
+    count = iter(range(100))
+
+    def dying(self, path):
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        saved(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Completions, "save", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run_comparison(other)
+    unfinished = current_run(tmp_path / "other")
+    assert unfinished.manifest()["status"] == "started"
+    assert len(list((unfinished.path / "completions").glob("*.parquet"))) == 2
+    sampled = []
+    kept = job.sample_units
+    monkeypatch.setattr(job, "sample_units", lambda *a: sampled.append(1) or kept(*a))
+    resumed = run_comparison(other, resume=True)
+    assert resumed.folder.run_id == unfinished.run_id
+    assert len(sampled) == 4, "only the missing units are sampled"
+    assert tables(resumed.folder) == tables(whole.folder)
+    assert [c.ids for c in resumed.completions] == [c.ids for c in whole.completions]
+
+
+def test_a_finished_run_is_not_continued_but_followed_by_a_new_one(config):
+    one, two = run_comparison(config), run_comparison(config)
+    assert one.folder.run_id != two.folder.run_id
+    with pytest.raises(InputError, match="no unfinished run"):
+        run_comparison(config, resume=True)
+
+
+def test_a_named_run_refuses_another_config(config):
+    named = config.model_copy(update={"run": config.run.model_copy(update={"run_id": "mine"})})
+    assert run_comparison(named).folder.run_id == "mine"
+    changed = named.model_copy(update={"generation": named.generation.model_copy(update={"top_p": 0.5})})
+    with pytest.raises(InputError, match="the run mine was made with another config"):
+        run_comparison(changed)
+
+
+def test_progress_reaches_its_end(config):
+    seen = {}
+    run_comparison(config, progress=lambda task, done, total: seen.update({task: (done, total)}))
+    assert seen == {"loading the model": (1, 1), "sampling": (36, 36)}
+
+
+def test_the_canary_catches_a_grader_that_meets_the_wrong_problem(config, monkeypatch):
+    """The published bug: gold answers looked up under the wrong index."""
+    from backtracking.core import canary
+
+    right = canary.grade
+    monkeypatch.setattr(canary, "grade", lambda text, gold, **options: right(text, str(int(gold) + 1), **options))
+    with pytest.raises(canary.AlignmentError):
+        run_comparison(config)
+
+
+def test_a_receipt_that_disagrees_stops_the_run(config, monkeypatch):
+    from backtracking.core.errors import ReceiptError
+    from backtracking.model import hooks
+
+    monkeypatch.setattr(hooks.Intervening, "_covers", lambda self, scope, positions, active: positions > 10**6)
+    with pytest.raises(ReceiptError, match=r"mlp.1\*0@decode touched 0 positions"):
+        run_comparison(config)

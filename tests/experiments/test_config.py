@@ -1,0 +1,65 @@
+"""Configs: the published ones load as they are, and every mistake is named with its remedy."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from backtracking.core.errors import InputError
+from backtracking.core.prompts import VARIANTS
+from backtracking.experiments.config import Config, load_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def written(tmp_path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_published_configs_load_as_they_are(shared_data):
+    for path in sorted(shared_data.glob("published_runs/*/config_resolved.yaml")):
+        config = load_config(path)
+        assert config.run.run_id == path.parent.name
+        assert config.generation.num_samples_per_prompt == 6
+        assert config.prompts().variants == VARIANTS
+        assert config.lexicon().strict == ("Wait", "Actually", "Hold on")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_loads_and_survives_a_round_trip(path):
+    config = load_config(path)
+    assert Config.model_validate(yaml.safe_load(config.to_yaml())) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("generaton: {}", "unknown key 'generaton'; did you mean 'generation'?"),
+        ("generation: {max_tokens: 3}", "unknown key 'generation.max_tokens'; did you mean 'max_new_tokens'?"),
+        ("run: {qqq: 3}", "unknown key 'run.qqq'; valid keys are name, seed, run_id, output_dir"),
+        ("prompting: {formatting_variants: [{name: a, open: b}]}", "did you mean 'think_open'?"),
+        ("generation: {top_p: 1.5}", "generation.top_p"),
+        ("generation: {variant: nope}", "unknown formatting variant 'nope'"),
+        ("conditions: {a: ['mlp.1']}", "cannot read the intervention 'mlp.1'"),
+        ("conditions: {baseline: ['mlp.1*0']}", "baseline cannot intervene"),
+        ("detection: {answer_regex: x}", "detection.answer_regex"),
+        ("detection: {triggers_strict: ['']}", "lexicon"),
+        ("run: {run_id: ../x}", "run.run_id"),
+        ("model: [", "is not YAML"),
+        ("", "holds no sections"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(tmp_path, text, message):
+    path = written(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_config(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="no config file at"):
+        load_config(tmp_path / "absent.yaml")
