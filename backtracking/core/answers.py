@@ -21,9 +21,10 @@ from a completion that stopped by itself):
 Text after the last `</think>` is read first; before it only explicit answers count.
 """
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
+
+import regex as re
 
 from backtracking.core.marks import (
     FINAL,

@@ -16,8 +16,9 @@ Each rule looks at a few words around the trigger and errs towards "plain": a la
 - "negated": no mistake, without a mistake, I don't think I was wrong.
 """
 
-import re
 from typing import Literal
+
+import regex as re
 
 Context = Literal["plain", "quoted", "noun", "verb", "adverb", "negated"]
 

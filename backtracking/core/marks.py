@@ -3,11 +3,12 @@ r"""Answers that a completion marks as its final one: a box, an answer tag, a "F
 The policy, and what is read where nothing is marked, stand in `core/answers.py`.
 """
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+import regex as re
 
 from backtracking.core.statements import Reading, read_statement
 

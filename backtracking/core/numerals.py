@@ -9,11 +9,12 @@ Traps: clock times (`5:30`), ranges (`10-12`), a zero denominator, and numbers o
 finite number of a size a task can ask for.
 """
 
-import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+
+import regex as re
 
 MAX_DIGITS = 1000
 """Longest number read exactly, in digits; stays under Python's limit of 4300 for int and str

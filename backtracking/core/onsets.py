@@ -6,11 +6,12 @@ given; from characters to tokens is another module's work. The rules of the cont
 `core/contexts.py`.
 """
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+import regex as re
 
 from backtracking.core.contexts import Context, is_shared, quotations, shared_runs, usage
 

@@ -18,10 +18,11 @@ Number words ("fifteen") are not read, and scale words ("million", "dozen") are 
 a digit are no answer.
 """
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
+
+import regex as re
 
 from backtracking.core.numerals import Numeral, find_numerals
 
