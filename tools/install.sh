@@ -11,19 +11,26 @@ set -eu
 }
 "$PYTHON" -m venv .venv
 pip=".venv/bin/python -m pip --disable-pip-version-check"
-index="${TORCH_INDEX:+--index-url $TORCH_INDEX}"
+
+install_torch() { # of the index named by TORCH_INDEX, if there is one, else of pip's own
+    if [ -n "${TORCH_INDEX:-}" ]; then
+        PIP_INDEX_URL=$TORCH_INDEX $pip install --quiet "$1"
+    else
+        $pip install --quiet "$1"
+    fi
+}
 
 if .venv/bin/python -c 'import torch' 2>/dev/null; then
     echo "setup: torch is there"
 elif command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
     echo "setup: a GPU is present, installing torch for CUDA"
-    $pip install --quiet $index "torch==$TORCH"
+    install_torch "torch==$TORCH"
 else
     echo "setup: no GPU here, installing the CPU build of torch"
-    $pip install --quiet $index "torch==$TORCH+cpu" 2>/dev/null || {
+    install_torch "torch==$TORCH+cpu" 2>/dev/null || {
         echo "setup: pip finds no CPU build, taking the default one (on Linux larger by some GB of CUDA" \
             "packages; to avoid them: make setup TORCH_INDEX=<PyTorch's index of CPU builds>)"
-        $pip install --quiet $index "torch==$TORCH"
+        install_torch "torch==$TORCH"
     }
 fi
 

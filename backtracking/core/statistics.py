@@ -25,6 +25,10 @@ class Estimate:
     """Problems they come from."""
     level: float = 0.95
 
+    def __str__(self) -> str:
+        """Return `0.342 [0.280, 0.401] (n = 120)`."""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+
     def percent(self) -> str:
         """Return `34.2 % [28.0, 40.1]`, for values that are shares."""
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
@@ -42,15 +46,32 @@ def clustered_rate(
     Raises:
         InputError: There are no outcomes, or their number is not that of the clusters.
     """
-    sums, counts = _per_cluster(np.asarray(outcomes, dtype=float), clusters)
-    value = float(sums.sum() / counts.sum())
+    hits, counts = _per_cluster(np.asarray(outcomes, dtype=float), clusters)
+    return clustered_share(hits.tolist(), counts.tolist(), seed=seed, level=level)
+
+
+def clustered_share(hits: Sequence[float], counts: Sequence[float], *, seed: int = 0, level: float = 0.95) -> Estimate:
+    """`sum(hits) / sum(counts)` with the interval of `clustered_rate`; one entry per cluster.
+
+    A cluster in which nothing was counted says nothing and is left out.
+
+    Raises:
+        InputError: Nothing was counted at all, or hits and counts differ in length.
+    """
+    if len(hits) != len(counts):
+        raise InputError(f"{len(hits)} hits, but {len(counts)} counts")
+    bottom = np.asarray(counts, dtype=float)
+    top, bottom = np.asarray(hits, dtype=float)[bottom > 0], bottom[bottom > 0]
+    if not len(bottom):
+        raise InputError("no observations: a rate of nothing is not a number")
+    value = float(top.sum() / bottom.sum())
     if value in (0.0, 1.0):
-        successes = len(sums) if value == 1.0 else 0
-        ends = proportion_confint(successes, len(sums), alpha=1 - level, method="beta")
+        successes = len(bottom) if value == 1.0 else 0
+        ends = proportion_confint(successes, len(bottom), alpha=1 - level, method="beta")
         low, high = np.asarray(ends, dtype=float)
     else:
-        low, high = _bootstrap_interval(sums, counts, seed=seed, level=level)
-    return Estimate(value, float(low), float(high), int(counts.sum()), len(sums), level)
+        low, high = _bootstrap_interval(top, bottom, seed=seed, level=level)
+    return Estimate(value, float(low), float(high), int(bottom.sum()), len(bottom), level)
 
 
 def paired_difference(

@@ -119,6 +119,7 @@ def problems_of(config: Config) -> tuple[Problem, ...]:
         section.name,
         n=section.max_examples,
         split=section.split,
+        difficulty=section.difficulty,
         shuffle=section.shuffle,
         seed=section.seed,
     )
@@ -139,7 +140,10 @@ def _open(config: Config, problems: tuple[Problem, ...], model: HookedReasoner, 
     if new and resume:
         raise InputError("there is no unfinished run of this config to resume; run without --resume")
     if new:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the run folder {folder.path}: {error.strerror}") from error
         (folder.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         folder.write_manifest(
             run_id=folder.run_id,

@@ -49,6 +49,8 @@ class DatasetSection(_Section):
     name: str = "gsm8k"
     split: str = "test"
     max_examples: int | None = Field(default=None, ge=1)
+    difficulty: Literal["easy", "medium", "hard"] | None = None
+    """Of the organism's problems."""
     shuffle: bool = False
     seed: int = 0
     save_path: str | None = None

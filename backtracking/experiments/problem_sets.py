@@ -1,4 +1,4 @@
-"""`load_problems`: GSM8K from the Hub, or problems from a JSON Lines file."""
+"""`load_problems`: the organism's own problems, GSM8K from the Hub, or a JSON Lines file."""
 
 import json
 import random
@@ -9,9 +9,12 @@ from typing import Any
 from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.grading import read_gold
 from backtracking.core.problems import Problem, check_problems
+from backtracking.model.organism import Difficulty, organism_problems
 from backtracking.workspace.paths import DATA_FOLDERS, find_data_file
 
 GSM8K = ("openai/gsm8k", "main")
+ORGANISM_SET = 200
+"""Problems of the organism when no number is given."""
 _GOLD_KEYS = ("answer_value", "gold", "answer")
 
 
@@ -20,17 +23,20 @@ def load_problems(
     *,
     n: int | None = None,
     split: str = "test",
+    difficulty: Difficulty | None = None,
     shuffle: bool = False,
     seed: int = 0,
 ) -> tuple[Problem, ...]:
     """Load a problem set.
 
     Args:
-        source: `"gsm8k"` (from the Hub, through `datasets`), or a `.jsonl` file with `question` and
-            one of `answer_value`, `gold`, `answer` on each line; `id` is the line number if absent.
-            A file that is not at the path given is looked for by name in the data folders.
-        n: How many problems to take; all of them if None.
+        source: `"organism"` (problems the embedded model was not trained on), `"gsm8k"` (from the Hub,
+            through `datasets`), or a `.jsonl` file with `question` and one of `answer_value`, `gold`, `answer`
+            on each line; `id` is the line number if absent. A file that is not at the path given is looked for
+            by name in the data folders.
+        n: How many problems to take; all of them if None (of the organism's, 200).
         split: Split of GSM8K.
+        difficulty: Of the organism's problems: easy, medium or hard; the three in turn if None.
         shuffle: Whether to shuffle before taking `n`.
         seed: Of the shuffle.
 
@@ -39,13 +45,17 @@ def load_problems(
     """
     if n is not None and n < 1:
         raise InputError(f"n is {n}; at least 1 problem is needed")
+    if difficulty is not None and str(source) != "organism":
+        raise InputError(f"only the organism's problems have a difficulty, not {source}")
     path = Path(source)
     if path.suffix == ".jsonl":
         rows: Sequence[Problem] = _from_file(path)
+    elif str(source) == "organism":
+        rows = organism_problems(n or ORGANISM_SET, difficulty=difficulty)
     elif str(source) == "gsm8k":
         rows = _from_hub(split)
     else:
-        raise InputError(f"unknown problem set {str(source)!r}; use gsm8k or a .jsonl file")
+        raise InputError(f"unknown problem set {str(source)!r}; use organism, gsm8k or a .jsonl file")
     chosen = list(rows)
     if shuffle:
         random.Random(seed).shuffle(chosen)

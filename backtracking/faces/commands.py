@@ -16,6 +16,7 @@ from rich.table import Table
 
 from backtracking.core.canary import AlignmentError
 from backtracking.core.errors import InputError, ReceiptError
+from backtracking.faces import organism_commands
 
 app = typer.Typer(
     add_completion=True,
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find, measure and switch off backtracking in reasoning models.",
 )
+app.add_typer(organism_commands.app, name="organism")
 out = Console()
 err = Console(stderr=True, highlight=False)
 
@@ -83,7 +85,7 @@ def doctor(
 
 @app.command()
 def smoke(
-    model: Annotated[str, typer.Option(help="Model to try: organism, smollm2, a folder, a Hub id.")] = "smollm2",
+    model: Annotated[str, typer.Option(help="Model to try: organism, smollm2, a folder, a Hub id.")] = "organism",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
 ) -> None:
     """Load a model, sample under an intervention, cache activations, draw a figure; fail loudly."""

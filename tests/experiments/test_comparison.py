@@ -102,6 +102,13 @@ def test_a_named_run_refuses_another_config(config):
         run_comparison(changed)
 
 
+def test_an_output_folder_that_cannot_be_made_is_named(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    blocked = config.model_copy(update={"run": config.run.model_copy(update={"output_dir": str(tmp_path / "file")})})
+    with pytest.raises(InputError, match="cannot make the run folder .*: Not a directory"):
+        run_comparison(blocked)
+
+
 def test_progress_reaches_its_end(config):
     seen = {}
     run_comparison(config, progress=lambda task, done, total: seen.update({task: (done, total)}))

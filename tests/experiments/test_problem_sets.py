@@ -69,6 +69,16 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
         load_problems("here.jsonl", n=2)
 
 
+def test_the_organisms_problems_are_its_held_out_ones():
+    problems = load_problems("organism", n=9)
+    assert [p.id for p in problems][:4] == ["easy-0000", "medium-0000", "hard-0000", "easy-0001"]
+    hard = load_problems("organism", n=5, difficulty="hard")
+    assert {str(p.id).split("-")[0] for p in hard} == {"hard"}
+    assert len(load_problems("organism")) == 200
+    with pytest.raises(InputError, match="only the organism's problems have a difficulty"):
+        load_problems("gsm8k", difficulty="easy")
+
+
 def test_gsm8k_comes_through_datasets(monkeypatch):
     import datasets
 
