@@ -108,8 +108,7 @@ def open_run(output_dir: str | Path, *, name: str, config_hash: str, run_id: str
         return folder
     for path in sorted(runs.glob("*/manifest.json"), reverse=True):
         folder = RunFolder(path.parent)
-        manifest = folder.manifest()
-        if manifest.get("config_hash") == config_hash and manifest.get("status") != "finished":
+        if _is_unfinished(folder, config_hash):
             return folder
     return RunFolder(runs / _fresh_id(runs, name))
 
@@ -172,6 +171,15 @@ def _fresh_id(runs: Path, name: str) -> str:
         number += 1
         taken = runs / f"{stem}_{number}"
     return taken.name
+
+
+def _is_unfinished(folder: RunFolder, config_hash: str) -> bool:
+    """Whether the run is of this config and not finished; one whose manifest is damaged cannot be continued."""
+    try:
+        manifest = folder.manifest()
+    except InputError:
+        return False
+    return manifest.get("config_hash") == config_hash and manifest.get("status") != "finished"
 
 
 def _require_same(folder: RunFolder, config_hash: str) -> None:

@@ -102,6 +102,25 @@ def test_a_named_run_refuses_another_config(config):
         run_comparison(changed)
 
 
+def test_another_runs_damaged_manifest_is_not_in_the_way(config):
+    one = run_comparison(config)
+    (one.folder.path / "manifest.json").write_text("{")
+    two = run_comparison(config)
+    assert two.folder.run_id != one.folder.run_id
+    with pytest.raises(InputError, match="is damaged"):
+        one.folder.manifest()
+
+
+def test_a_damaged_part_is_named_and_nothing_is_lost(config):
+    named = config.model_copy(update={"run": config.run.model_copy(update={"run_id": "mine"})})
+    part = run_comparison(named).folder.part(1)
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"part-00001.parquet is damaged.*remove it and run again"):
+        run_comparison(named)
+    part.unlink()
+    assert len(run_comparison(named).completions) == 36
+
+
 def test_an_output_folder_that_cannot_be_made_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
     blocked = config.model_copy(update={"run": config.run.model_copy(update={"output_dir": str(tmp_path / "file")})})
