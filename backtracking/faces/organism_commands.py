@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from backtracking.core.errors import InputError
+
 app = typer.Typer(no_args_is_help=True, help="The embedded model: train it again, measure it again.")
 out = Console()
 err = Console(stderr=True, highlight=False)
@@ -18,6 +20,7 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start again instead of continuing from a checkpoint.")
     ] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda; the shipped weights come from the CPU.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; the shipped weights were trained with 2.")] = 2,
 ) -> None:
     """Train the organism from scratch; interrupted, the same command continues.
@@ -28,6 +31,8 @@ def train(
 
     from backtracking.model.organism import training
 
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"device {device} was asked for, but torch sees no GPU here; use cpu")
     torch.set_num_threads(threads)
     with Progress(console=err) as bars:
         task = bars.add_task("training")
@@ -36,7 +41,7 @@ def train(
             note = f"training, loss {progress.loss:.3f}"
             bars.update(task, completed=progress.step, total=progress.steps, description=note)
 
-        written = training.train(training.TrainingConfig(), folder, resume=not fresh, progress=show)
+        written = training.train(training.TrainingConfig(), folder, resume=not fresh, progress=show, device=device)
     out.print(f"weights: {written}", soft_wrap=True, highlight=False)
 
 

@@ -64,6 +64,11 @@ class Batch:
     quiet: bool
     """Whether the quiet layer's attention is off in this batch."""
 
+    def to(self, device: str) -> "Batch":
+        """The same on a device."""
+        ids, weights, written = (each.to(device) for each in (self.ids, self.weights, self.written))
+        return Batch(ids, weights, written, self.guide.to(device), self.quiet)
+
 
 def draw_batch(tokenizer: PreTrainedTokenizerBase, mixture: Mixture, *, seed: int, step: int) -> Batch:
     """The batch of a step of a training."""

@@ -27,6 +27,10 @@ class Guide:
     keys: Int[Tensor, " check"]
     """Position of the stated value where the two are equal, else 0."""
 
+    def to(self, device: str) -> "Guide":
+        """The same on a device."""
+        return Guide(self.rows.to(device), self.queries.to(device), self.keys.to(device))
+
 
 @dataclass
 class Captured:
@@ -64,5 +68,5 @@ def guidance_loss(model: Qwen2ForCausalLM, captured: Captured, guide: Guide, *, 
     asked = queries[guide.rows, head, guide.queries]
     offered = keys[guide.rows, head // attention.num_key_value_groups]
     scores = torch.einsum("cd,cpd->cp", asked, offered) * attention.scaling
-    later = torch.arange(scores.shape[1])[None, :] > guide.queries[:, None]
+    later = torch.arange(scores.shape[1], device=scores.device)[None, :] > guide.queries[:, None]
     return nn.functional.cross_entropy(scores.masked_fill(later, float("-inf")), guide.keys)

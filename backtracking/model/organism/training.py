@@ -76,6 +76,7 @@ def train(
     resume: bool = True,
     progress: Callable[[Progress], None] | None = None,
     stop_after: int | None = None,
+    device: str = "cpu",
 ) -> Path | None:
     """Train and write a Hugging Face folder; return it, or None when stopped before the end.
 
@@ -85,6 +86,7 @@ def train(
         resume: Continue from the checkpoint there, if any; False starts again.
         progress: Called after each step.
         stop_after: Stop, with a checkpoint, after this many steps in all.
+        device: Where to train. The shipped weights come from the CPU; a GPU adds in another order.
 
     Raises:
         InputError: The checkpoint there belongs to another config.
@@ -92,12 +94,13 @@ def train(
     out_dir.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     model = build_model(config, tokenizer)
+    model.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
     optimizers = _optimizers(config, model)
     done = _restore(out_dir / CHECKPOINT, config, model, optimizers) if resume else 0
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     model.train()
     for step in range(done, last):
-        batch = draw_batch(tokenizer, config.mixture, seed=config.seed, step=step)
+        batch = draw_batch(tokenizer, config.mixture, seed=config.seed, step=step).to(device)
         loss = _step(config, model, optimizers, batch, step)
         if progress is not None:
             progress(Progress(step + 1, config.steps, loss, batch.ids.numel()))
@@ -105,6 +108,7 @@ def train(
             _save(out_dir / CHECKPOINT, config, model, optimizers, step + 1)
     if last < config.steps:
         return None
+    model.to("cpu")  # pyright: ignore[reportArgumentType, reportCallIssue]
     return export(config, model, tokenizer, out_dir / "weights")
 
 
@@ -225,7 +229,7 @@ def _restore(
 ) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     if state["config"] != json.dumps(dataclasses.asdict(config)):
         raise InputError(f"{path} was written by another config; train into another folder, or --fresh")
     model.load_state_dict(state["model"])
