@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -10,6 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 from backtracking.core.errors import InputError
 
 RESAMPLES = 4000
+NonInferiority = Literal["non-inferior", "inferior", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,73 @@ def paired_difference(
     else:
         low, high = _bootstrap_interval(sums, counts, seed=seed, level=level)
     return Estimate(value, low, high, int(counts.sum()), len(sums), level)
+
+
+def paired_p_value(
+    arm: Sequence[float],
+    reference: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    draws: int = 9999,
+    seed: int = 0,
+) -> float:
+    """Two-sided p-value of `paired_difference`, by flipping the sign of whole problems.
+
+    If the arm does nothing, `arm - reference` of a problem is as likely as its negative, whatever the
+    correlation inside the problem, so the test is exact for that hypothesis (Fisher 1935; clusters
+    flipped as wholes as in Gail et al. 1996). Where the sums of the problems are whole numbers, as they
+    are for yes-or-no outcomes, all `2 ** problems` flips are counted exactly. Otherwise scipy
+    enumerates them if there are at most `draws`, or draws that many: `p = (1 + count) / (1 + draws)`.
+
+    Problems in which the arms agree carry no information: with k that differ, p is at least 2 ** (1 - k).
+
+    Raises:
+        InputError: There are no pairs, the arms and clusters differ in length, or a value is not finite.
+    """
+    if len(arm) != len(reference):
+        raise InputError(f"cannot pair {len(arm)} rows with {len(reference)}")
+    differences = np.asarray(arm, dtype=float) - np.asarray(reference, dtype=float)
+    if not np.isfinite(differences).all():
+        raise InputError(f"{int((~np.isfinite(differences)).sum())} pairs are not finite; leave them out by name")
+    sums, _ = _per_cluster(differences, clusters)
+    sums = sums[sums != 0]
+    if not len(sums):
+        return 1.0
+    if np.array_equal(sums, np.round(sums)) and np.abs(sums).sum() < 1e5:
+        return _exact_flip_p(np.abs(sums).astype(int), int(abs(sums.sum())))
+    test = stats.permutation_test(
+        (sums,), lambda values, axis: np.sum(values, axis=axis), vectorized=True, permutation_type="samples",
+        n_resamples=draws, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(test.pvalue)
+
+
+def non_inferiority(difference: Estimate, margin: float) -> NonInferiority:
+    """Whether an arm's accuracy is worse than the baseline's by less than `margin`.
+
+    `difference` is arm - baseline, as `paired_difference` gives it; `margin` is a share (0.05 is five
+    points). Non-inferior if the whole interval lies above -margin, inferior if all of it lies below,
+    else undecided (Piaggio et al. 2012, CONSORT for non-inferiority trials). An interval that is
+    missing decides nothing.
+
+    Raises:
+        InputError: The margin is not between 0 and 1.
+    """
+    if not 0 < margin < 1:
+        raise InputError(f"the margin is {margin}; give a share between 0 and 1, such as 0.05 for five points")
+    if difference.low > -margin:
+        return "non-inferior"
+    return "inferior" if difference.high < -margin else "undecided"
+
+
+def _exact_flip_p(sizes: np.ndarray, total: int) -> float:
+    """P(|sum of +-sizes| >= total), by adding one problem after the other to the distribution."""
+    reach = int(sizes.sum())
+    chance = np.ones(1)  # of the sum being -reach, -reach + 1, ...
+    for size in sizes:
+        chance = (np.pad(chance, (2 * size, 0)) + np.pad(chance, (0, 2 * size))) / 2
+    distance = np.abs(np.arange(-reach, reach + 1))
+    return min(1.0, float(chance[distance >= total].sum()))
 
 
 def _per_cluster(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:

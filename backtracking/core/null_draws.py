@@ -1,0 +1,62 @@
+"""Where a targeted effect stands among random draws of the same shape, such as random layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from backtracking.core.errors import InputError
+
+MINIMUM_DRAWS = 20
+Side = Literal["both", "less", "greater"]
+
+
+@dataclass(frozen=True)
+class NullRank:
+    """A targeted effect beside its null distribution."""
+
+    effect: float
+    p_value: float
+    low: float
+    """2.5 % of the draws lie below."""
+    high: float
+    """2.5 % of the draws lie above."""
+    median: float
+    draws: int
+    as_extreme: int
+    """Draws at least as extreme as the effect."""
+    side: Side
+
+
+def null_rank(effect: float, draws: Sequence[float], *, side: Side = "both", minimum: int = MINIMUM_DRAWS) -> NullRank:
+    """Rank a targeted effect among the effects of random draws, all measured the same way.
+
+    `p = (1 + draws at least as extreme) / (1 + draws)`: never 0, and at least 1/21 with 20 draws (Phipson and
+    Smyth 2010). Effects are differences from the baseline; "both" compares their sizes, whatever their
+    sign; "less" counts the draws at or below the effect, "greater" those at or above.
+
+    Args:
+        effect: Of the targeted intervention.
+        draws: Of the random ones.
+        side: Decided before looking.
+        minimum: Fewer draws are refused.
+
+    Raises:
+        InputError: Fewer than `minimum` draws, or an effect that is not finite.
+    """
+    values = np.asarray(draws, dtype=float)
+    if len(values) < minimum or not len(values):
+        raise InputError(
+            f"{len(values)} random draws cannot place an effect; draw at least {max(minimum, 1)}, "
+            "or lower minimum= and say so where the result is shown"
+        )
+    if not np.isfinite(effect) or not np.isfinite(values).all():
+        raise InputError(f"effect {effect} or one of its {len(values)} draws is not finite; measure it again")
+    if side == "both":
+        extreme = np.abs(values) >= abs(effect)
+    else:
+        extreme = values <= effect if side == "less" else values >= effect
+    count = int(extreme.sum())
+    low, median, high = np.quantile(values, [0.025, 0.5, 0.975]).tolist()
+    return NullRank(effect, (1 + count) / (1 + len(values)), low, high, median, len(values), count, side)
