@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,8 @@ from statsmodels.stats.proportion import proportion_confint
 from backtracking.core.errors import InputError
 
 RESAMPLES = 4000
+LARGEST_EXACT = 20_000
+"""Sum of the problems' differences up to which a sign-flip test counts every flip (a second's work)."""
 NonInferiority = Literal["non-inferior", "inferior", "undecided"]
 
 
@@ -137,7 +140,7 @@ def paired_p_value(
     sums = sums[sums != 0]
     if not len(sums):
         return 1.0
-    if np.array_equal(sums, np.round(sums)) and np.abs(sums).sum() < 1e5:
+    if np.array_equal(sums, np.round(sums)) and np.abs(sums).sum() <= LARGEST_EXACT:
         return _exact_flip_p(np.abs(sums).astype(int), int(abs(sums.sum())))
     test = stats.permutation_test(
         (sums,), lambda values, axis: np.sum(values, axis=axis), vectorized=True, permutation_type="samples",
@@ -165,12 +168,13 @@ def non_inferiority(difference: Estimate, margin: float) -> NonInferiority:
 
 
 def _exact_flip_p(sizes: np.ndarray, total: int) -> float:
-    """P(|sum of +-sizes| >= total), by adding one problem after the other to the distribution."""
-    reach = int(sizes.sum())
-    chance = np.ones(1)  # of the sum being -reach, -reach + 1, ...
-    for size in sizes:
-        chance = (np.pad(chance, (2 * size, 0)) + np.pad(chance, (0, 2 * size))) / 2
-    distance = np.abs(np.arange(-reach, reach + 1))
+    """P(|sum of +-sizes| >= total), by adding the problems of each size to the distribution."""
+    chance = np.ones(1)  # of the sum being -reach, ..., reach
+    for size, problems in zip(*np.unique(sizes, return_counts=True), strict=True):
+        spread = np.zeros(2 * size * problems + 1)
+        spread[:: 2 * size] = stats.binom.pmf(np.arange(problems + 1), problems, 0.5)
+        chance = np.convolve(chance, spread)
+    distance = np.abs(np.arange(len(chance)) - len(chance) // 2)
     return min(1.0, float(chance[distance >= total].sum()))
 
 
@@ -188,8 +192,16 @@ def _bootstrap_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int, leve
     n = len(sums)
     if n < 2:
         return float("nan"), float("nan")  # one problem says nothing about others
-    draws = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
-    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    times = _times_drawn(n, seed)
+    means = (times @ sums) / (times @ counts)
     tail = float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, df=n - 1)))
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=2)
+def _times_drawn(n: int, seed: int) -> np.ndarray:
+    """How often each resample draws each cluster, resamples x clusters; the many intervals of one study share it."""
+    draws = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
+    flat = (draws + n * np.arange(RESAMPLES)[:, None]).ravel()
+    return np.bincount(flat, minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(float)
