@@ -74,6 +74,10 @@ def test_power_is_that_of_the_t_test_up_to_one_row():
     big = PairedDesign(2000, 4, 0.6, intra=0.3, pairing=0.5)
     effect = 0.015 / (standard_error(big, 0.015) * 2000**0.5)
     assert power(big, 0.015) == pytest.approx(TTestPower().power(effect, 2000, 0.05), abs=0.01)
+    beyond = 0.1 - 1 / 240
+    exact = TTestPower().power(beyond / (standard_error(DESIGN, 0.1) * 60**0.5), 60, 0.05)
+    assert power(DESIGN, 0.1) == pytest.approx(exact, abs=1e-4)
+    assert power(DESIGN, -0.59) == pytest.approx(1)
     assert power(DESIGN, 0.0) == 0.05
     assert power(DESIGN, 0.0, comparisons=5) == pytest.approx(0.01)
     assert power(DESIGN, 0.1, comparisons=6) < power(DESIGN, 0.1)
