@@ -101,13 +101,24 @@ def paired_difference(
         raise InputError(f"cannot pair {len(arm)} rows with {len(reference)}")
     differences = np.asarray(arm, dtype=float) - np.asarray(reference, dtype=float)
     sums, counts = _per_cluster(differences, clusters)
-    value = float(sums.sum() / counts.sum())
-    if np.ptp(sums / counts) == 0:
-        unseen = 1 - ((1 - level) / 2) ** (1 / len(sums))
+    return clustered_mean(sums.tolist(), counts.tolist(), n=len(differences), seed=seed, level=level)
+
+
+def clustered_mean(
+    sums: Sequence[float], weights: Sequence[float], *, n: int, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """`sum(sums) / sum(weights)` of differences between -1 and 1, with the interval of `paired_difference`.
+
+    One entry per cluster, of which at least one; every weight positive. `n` observations went into it.
+    """
+    top, bottom = np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)
+    value = float(top.sum() / bottom.sum())
+    if np.ptp(top / bottom) == 0:
+        unseen = 1 - ((1 - level) / 2) ** (1 / len(top))
         low, high = max(value - unseen, -1.0), min(value + unseen, 1.0)
     else:
-        low, high = _bootstrap_interval(sums, counts, seed=seed, level=level)
-    return Estimate(value, low, high, int(counts.sum()), len(sums), level)
+        low, high = _bootstrap_interval(top, bottom, seed=seed, level=level)
+    return Estimate(value, low, high, n, len(top), level)
 
 
 def paired_p_value(
@@ -192,15 +203,19 @@ def _bootstrap_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int, leve
     n = len(sums)
     if n < 2:
         return float("nan"), float("nan")  # one problem says nothing about others
-    times = _times_drawn(n, seed)
-    means = (times @ sums) / (times @ counts)
+    times = times_drawn(n, seed)
+    return expanded_percentiles((times @ sums) / (times @ counts), n, level=level)
+
+
+def expanded_percentiles(resampled: np.ndarray, n: int, *, level: float) -> tuple[float, float]:
+    """Ends of the interval of `clustered_rate` from the resampled values of a statistic over n clusters."""
     tail = float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, df=n - 1)))
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)
 
 
 @lru_cache(maxsize=2)
-def _times_drawn(n: int, seed: int) -> np.ndarray:
+def times_drawn(n: int, seed: int) -> np.ndarray:
     """How often each resample draws each cluster, resamples x clusters; the many intervals of one study share it."""
     draws = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
     flat = (draws + n * np.arange(RESAMPLES)[:, None]).ravel()
