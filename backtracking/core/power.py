@@ -16,6 +16,7 @@ sign-flip test counts differences on a lattice of step two rows, half of which c
 `benchmarks/intervals.py` compares the result with simulated studies under `paired_p_value`.
 """
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
@@ -131,3 +132,28 @@ def _t_power(shift: float, freedom: int, level: float) -> float:
     grid = (np.arange(4000) + 0.5) / 4000
     bound = stats.t.isf(level / 2, freedom) * np.sqrt(stats.chi2.ppf(grid, freedom) / freedom)
     return float(np.mean(stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift)))
+
+
+def intra_correlation(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> float:
+    """Correlation of two samples of one problem, estimated from a pilot: one-way analysis of variance (Donner 1986).
+
+    Slightly negative by chance where problems hardly differ; NaN where no problem has two samples or all
+    outcomes agree.
+
+    Raises:
+        InputError: Outcomes and clusters differ in length.
+    """
+    if len(outcomes) != len(clusters):
+        raise InputError(f"{len(outcomes)} outcomes, but {len(clusters)} cluster labels")
+    order: dict[Hashable, int] = {}
+    index = np.array([order.setdefault(cluster, len(order)) for cluster in clusters], dtype=int)
+    values = np.asarray(outcomes, dtype=float)
+    n, k = len(values), len(order)
+    if k < 2 or n == k or np.ptp(values) == 0:
+        return float("nan")
+    sizes = np.bincount(index)
+    means = np.bincount(index, weights=values) / sizes
+    between = float((sizes * (means - values.mean()) ** 2).sum() / (k - 1))
+    within = float(((values - means[index]) ** 2).sum() / (n - k))
+    size = (n - (sizes**2).sum() / n) / (k - 1)
+    return float((between - within) / (between + (size - 1) * within))

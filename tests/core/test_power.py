@@ -4,11 +4,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
 from backtracking.core.errors import InputError
-from backtracking.core.power import PairedDesign, design_effect, minimum_detectable, power, standard_error
+from backtracking.core.power import (
+    PairedDesign,
+    design_effect,
+    intra_correlation,
+    minimum_detectable,
+    power,
+    standard_error,
+)
 from benchmarks.intervals import SETTINGS, Setting, simulate
 
 DESIGN = PairedDesign(60, 4, 0.6, intra=0.3, pairing=0.5)
@@ -109,3 +117,15 @@ def test_impossible_designs_are_refused():
         power(DESIGN, 0.1, level=0)
     with pytest.raises(InputError, match="target power is 0.01"):
         minimum_detectable(DESIGN, target=0.01)
+
+
+def test_the_correlation_of_a_pilot_is_the_planted_one():
+    """Beta(2, 2) rates: the correlation is 1 / (2 + 2 + 1)."""
+    rng = np.random.default_rng(2)
+    rates = rng.beta(2, 2, 3000).repeat(4)
+    outcomes = (rng.random(len(rates)) < rates).tolist()
+    assert intra_correlation(outcomes, np.arange(3000).repeat(4).tolist()) == pytest.approx(0.2, abs=0.03)
+    assert intra_correlation([True, True, False, False], [1, 1, 2, 2]) == pytest.approx(1)
+    assert np.isnan(intra_correlation([True, False], [1, 2]))
+    with pytest.raises(InputError, match="2 outcomes, but 1 cluster"):
+        intra_correlation([True, False], [1])
