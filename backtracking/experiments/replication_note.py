@@ -70,7 +70,8 @@ def _claims(found: Replication) -> list[str]:
         f"Within problems {_against(crude.published, found.line(within))} Among rows whose stored answer says a "
         f"number, within problems, {_against(crude.published, readable)}",
         f"What the extractor lost differs between the groups: {100 * found.no_number_without:.1f} % of the baseline "
-        f"rows without backtracking have no number in the stored answer, against {100 * found.no_number_with:.1f} % of those with.",
+        f"rows without backtracking have no number in the stored answer, "
+        f"against {100 * found.no_number_with:.1f} % of those with.",
         f"Baseline accuracy: {accuracy.stored.percent()} by the stored verdicts, {accuracy.regraded.percent()} "
         "regraded (a missing verdict counts as not right).",
         f'"Formatting changes backtracking" ({_points(pair.published)} between two variants): '
@@ -96,7 +97,8 @@ def _gaps(found: Replication) -> list[str]:
         "padding, so this is an upper bound of truncation, and the files hold no finish reason. The fall of accuracy "
         "under ablation cannot be told from running out of tokens.",
         f"Every accuracy of phase 2: by the study's `analysis/sweeps.py` row i is graded against the gold answer "
-        f"of problem i % 120 while the prompts come four to a problem, so a model that is always right scores {100 * found.perfect_sweep_score:.1f} %.",
+        f"of problem i % 120 while the prompts come four to a problem, "
+        f"so a model that is always right scores {100 * found.perfect_sweep_score:.1f} %.",
         f'Whether the targeted layers are special: there is one random draw. "{found.random_draws}" (the library\'s '
         f"answer; it asks for {MINIMUM_DRAWS}).",
         "Whether a rate of nearly 0 % or 100 % is a change of reasoning or broken text: no generation, no check of "
