@@ -38,7 +38,7 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _CONTINUES = re.compile(
-    r"[\s})\]]*(?:[+/×÷^·=<>±]|\*(?!\*)|\*\*\s?\d|[-\u2212]\s*(?=[\d.(\\$])|\\(?:times|cdot|div|frac|pm)(?![A-Za-z])"
+    r"[\s})\]]*+(?:[+/×÷^·=<>±]|\*(?!\*)|\*\*\s?\d|[-\u2212]\s*(?=[\d.(\\$])|\\(?:times|cdot|div|frac|pm)(?![A-Za-z])"
     r"|(?:x|times|plus|minus|divided\s+by|of|per)(?![A-Za-z]))",
     re.IGNORECASE,
 )
@@ -112,14 +112,13 @@ def value_before(text: str, onset_char: int) -> HeldValue | None:
 
 
 def _last_stated(prefix: str) -> HeldValue | None:
-    found = None
-    for numeral in find_numerals(prefix):
+    for numeral in reversed(list(find_numerals(prefix))):
         if numeral.value is None or _CONTINUES.match(prefix, numeral.end):
             continue
         start = max(0, numeral.start - _LOOK_BACK)
         if _LEAD.search(prefix[start : numeral.start]):
-            found = HeldValue(numeral.value, (numeral.start, numeral.end), "stated")
-    return found
+            return HeldValue(numeral.value, (numeral.start, numeral.end), "stated")
+    return None
 
 
 def _is_right(value: Fraction, gold: str | int | float) -> bool:
