@@ -11,8 +11,8 @@ SPECIAL = ["<pad>", "<bos>", "<eos>"]
 _OTHERS = "Wait Ġwait Hold Ġhold Ġon Act ually , . Ċ Final : Ġ < think > / Ġtime Ġ1 Ġ2 Ġ7 0 1 2 3 4 5 6 7 8 9"
 _SNOWMAN = "âĺĥ"  # the bytes of one letter, as three byte-level pieces
 WORDS = [*LETTERS.split(), *[f"Ġ{letter}" for letter in LETTERS.split()], *_OTHERS.split(), *_SNOWMAN]
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3", "neox", "gpt2")
-"""Every architecture on which the laws are tested; Gemma 3 has a sliding window of 8."""
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "neox", "gpt2")
+"""Every architecture on which the laws are tested; Gemma and Mistral have a sliding window of 8."""
 
 
 def tiny_tokenizer() -> hf.PreTrainedTokenizerFast:
@@ -46,7 +46,9 @@ def tiny_hf(name: str, seed: int = 0) -> hf.PreTrainedModel:
             "llama": "LlamaForCausalLM",
             "qwen2": "Qwen2ForCausalLM",
             "qwen3": "Qwen3ForCausalLM",
+            "gemma2": "Gemma2ForCausalLM",
             "gemma3": "Gemma3ForCausalLM",
+            "mistral": "MistralForCausalLM",
             "neox": "GPTNeoXForCausalLM",
             "gpt2": "GPT2LMHeadModel",
         }[name]
@@ -72,6 +74,10 @@ def _config(name: str) -> hf.PretrainedConfig:
         return hf.Qwen2Config(**grouped)
     if name == "qwen3":
         return hf.Qwen3Config(**grouped, head_dim=16)
+    if name == "mistral":
+        return hf.MistralConfig(**grouped, sliding_window=8)
+    if name == "gemma2":
+        return hf.Gemma2Config(**grouped, head_dim=16, sliding_window=8, query_pre_attn_scalar=16)
     if name == "gemma3":
         return hf.Gemma3TextConfig(**grouped, head_dim=16, sliding_window=8, query_pre_attn_scalar=16)
     if name == "neox":

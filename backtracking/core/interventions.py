@@ -1,62 +1,21 @@
 """Interventions: what is changed in a model while it runs, as frozen values.
 
 A config file, a table row, a figure label and a hook all hold the same value. Its text form is
-`mlp.27*0.5@decode` (scale an MLP layer by 0.5 on sampled tokens) or `ban(Wait|Hold on)`;
-`parse_intervention` reads it and `str` gives it back.
+`mlp.27*0.5@decode` (scale an MLP layer by 0.5 on sampled tokens), `resid_post.10+8*random(3)` (add a
+direction), `mlp.27=random(3)` (replace), `resid_post.10-proj(random(3))` (remove a direction) or
+`ban(Wait|Hold on)`; `parse_intervention` reads it and `str` gives it back.
 """
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from backtracking.core.errors import InputError
+from backtracking.core.scopes import At, Scope, Window, check_scope, parse_scope, scope_suffix
 from backtracking.core.sites import Site
-
-NamedScope = Literal["all", "prompt", "decode"]
-
-
-@dataclass(frozen=True)
-class At:
-    """Exact positions of the full sequence (prompt and completion), counted from 0."""
-
-    positions: tuple[int, ...]
-
-    def __init__(self, positions: Sequence[int]) -> None:
-        """Take any sequence of positions; refuse none at all and negative ones."""
-        object.__setattr__(self, "positions", tuple(sorted(set(positions))))
-        if not self.positions or self.positions[0] < 0:
-            raise InputError(f"At needs positions counted from 0, not {tuple(positions)!r}")
-
-    def __str__(self) -> str:
-        """Return the text form, such as `at(3,4)`."""
-        return f"at({','.join(map(str, self.positions))})"
-
-
-@dataclass(frozen=True)
-class Window:
-    """The positions from `onset - before` to `onset + after`, both included.
-
-    A negative `after` ends the window before the onset: `Window(13, -8)` covers the thirteenth to
-    the eighth token before it. An onset is known only once a completion exists, so a window cannot
-    be used while sampling.
-    """
-
-    before: int
-    after: int
-
-    def __post_init__(self) -> None:
-        """Refuse a window without positions."""
-        if self.before + self.after < 0:
-            raise InputError(f"the window from -{self.before} to {self.after:+d} is empty")
-
-    def __str__(self) -> str:
-        """Return the text form, such as `window(13,-8)`."""
-        return f"window({self.before},{self.after})"
-
-
-Scope: TypeAlias = NamedScope | At | Window
+from backtracking.core.vectors import RandomVector, Vector, as_vector
 
 
 @dataclass(frozen=True)
@@ -81,7 +40,73 @@ class Scale:
 
     def __str__(self) -> str:
         """Return the text form, such as `mlp.27*0.5@decode`."""
-        return f"{self.site}*{_number(self.factor)}{_scope_suffix(self.scope)}"
+        return f"{self.site}*{_number(self.factor)}{scope_suffix(self.scope)}"
+
+
+@dataclass(frozen=True)
+class Add:
+    """Add `scale` times a vector to the activation at `site`: steering."""
+
+    site: Site
+    vector: Vector
+    scale: float
+    scope: Scope = "all"
+
+    def __init__(self, site: str | Site, vector: Any, scale: float = 1.0, scope: Scope = "all") -> None:
+        """Take the vector as a list, an array or a tensor; refuse a scale that is not finite."""
+        object.__setattr__(self, "site", Site.parse(site))
+        object.__setattr__(self, "vector", as_vector(vector))
+        object.__setattr__(self, "scale", float(scale))
+        object.__setattr__(self, "scope", check_scope(scope))
+        if not math.isfinite(self.scale):
+            raise InputError(f"cannot add {scale} times a vector at {site}: give a finite number")
+
+    def __str__(self) -> str:
+        """Return the text form, such as `resid_post.10+8*random(3)@decode`."""
+        return f"{self.site}+{_number(self.scale)}*{self.vector}{scope_suffix(self.scope)}"
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Put a vector in the place of the activation at `site`: mean or resample ablation."""
+
+    site: Site
+    vector: Vector
+    scope: Scope = "all"
+
+    def __init__(self, site: str | Site, vector: Any, scope: Scope = "all") -> None:
+        """Take the vector as a list, an array or a tensor."""
+        object.__setattr__(self, "site", Site.parse(site))
+        object.__setattr__(self, "vector", as_vector(vector))
+        object.__setattr__(self, "scope", check_scope(scope))
+
+    def __str__(self) -> str:
+        """Return the text form, such as `mlp.27=vec(mean)`."""
+        return f"{self.site}={self.vector}{scope_suffix(self.scope)}"
+
+
+@dataclass(frozen=True)
+class Project:
+    """Remove from the activation at `site` its component along a vector: directional ablation.
+
+    Only the direction of the vector counts, not its length.
+    """
+
+    site: Site
+    vector: Vector
+    scope: Scope = "all"
+
+    def __init__(self, site: str | Site, vector: Any, scope: Scope = "all") -> None:
+        """Take the vector as a list, an array or a tensor; refuse one of length 0."""
+        object.__setattr__(self, "site", Site.parse(site))
+        object.__setattr__(self, "vector", as_vector(vector))
+        object.__setattr__(self, "scope", check_scope(scope))
+        if not isinstance(self.vector, RandomVector) and not any(self.vector.values):
+            raise InputError(f"cannot remove a direction of length 0 at {site}")
+
+    def __str__(self) -> str:
+        """Return the text form, such as `resid_post.10-proj(random(3))`."""
+        return f"{self.site}-proj({self.vector}){scope_suffix(self.scope)}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +133,13 @@ class Ban:
         return f"ban({'|'.join(self.triggers)})"
 
 
-Intervention: TypeAlias = Scale | Ban
+__all__ = [
+    "BASELINE", "Add", "At", "Ban", "Condition", "Intervention", "Project", "Replace", "Scale", "Scope",
+    "SiteIntervention", "Window", "check_conditions", "parse_conditions", "parse_intervention",
+]  # fmt: skip
+
+SiteIntervention: TypeAlias = Scale | Add | Replace | Project
+Intervention: TypeAlias = SiteIntervention | Ban
 
 
 @dataclass(frozen=True)
@@ -133,7 +164,7 @@ class Condition:
 
 
 def parse_intervention(text: str | Intervention) -> Intervention:
-    """Read `mlp.27*0.5@decode`, `attn.3.h5*0` or `ban(Wait|Hold on)`.
+    """Read the text form of an intervention; the module's docstring lists the forms.
 
     An intervention passes through unchanged.
 
@@ -145,17 +176,21 @@ def parse_intervention(text: str | Intervention) -> Intervention:
     stripped = text.strip()
     if ban := re.fullmatch(r"ban\((?P<triggers>[^()]*)\)", stripped):
         return Ban([trigger.strip() for trigger in ban["triggers"].split("|")])
-    scale = re.fullmatch(r"(?P<site>[^*@]+)\*(?P<factor>[^@]+)(?:@(?P<scope>.+))?", stripped)
-    if scale is None:
-        raise InputError(
-            f"cannot read the intervention {text!r}; write it as mlp.27*0.5@decode "
-            "(site*factor@scope) or ban(Wait|Hold on)"
-        )
-    try:
-        factor = float(scale["factor"])
-    except ValueError:
-        raise InputError(f"the factor {scale['factor']!r} in {text!r} is not a number") from None
-    return Scale(scale["site"], factor, _parse_scope(scale["scope"] or "all"))
+    form = re.fullmatch(r"(?P<what>[^@]+?)(?:@(?P<scope>[^@]+))?", stripped)
+    scope = parse_scope((form and form["scope"]) or "all")
+    what = form["what"].strip() if form else stripped
+    if match := re.fullmatch(r"(?P<site>[^*+=()-]+)\*(?P<factor>.+)", what):
+        return Scale(match["site"], _parse_number(match["factor"], text), scope)
+    if match := re.fullmatch(r"(?P<site>[^*+=()-]+)\+(?P<scale>[^*]+)\*(?P<vector>.+)", what):
+        return Add(match["site"], _parse_vector(match["vector"], text), _parse_number(match["scale"], text), scope)
+    if match := re.fullmatch(r"(?P<site>[^*+=()-]+)=(?P<vector>.+)", what):
+        return Replace(match["site"], _parse_vector(match["vector"], text), scope)
+    if match := re.fullmatch(r"(?P<site>[^*+=()-]+)-proj\((?P<vector>.+)\)", what):
+        return Project(match["site"], _parse_vector(match["vector"], text), scope)
+    raise InputError(
+        f"cannot read the intervention {text!r}; write it as mlp.27*0.5@decode (site*factor@scope), "
+        "resid_post.10+8*random(3), mlp.27=random(3), resid_post.10-proj(random(3)) or ban(Wait|Hold on)"
+    )
 
 
 def parse_conditions(arms: Mapping[str, Sequence[str | Intervention]]) -> tuple[Condition, ...]:
@@ -187,27 +222,21 @@ def check_conditions(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
 BASELINE = Condition("baseline")
 
 
-def check_scope(scope: Scope) -> Scope:
-    """Return the scope, or raise `InputError` naming the valid ones."""
-    if isinstance(scope, At | Window) or scope in ("all", "prompt", "decode"):
-        return scope
-    raise InputError(f"unknown scope {scope!r}; use all, prompt, decode, At(...) or Window(...)")
-
-
 def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e6 else repr(value)
 
 
-def _parse_scope(text: str) -> Scope:
-    text = text.strip()
-    if match := re.fullmatch(r"at\((\d+(?:,\d+)*)\)", text):
-        return At([int(position) for position in match[1].split(",")])
-    if match := re.fullmatch(r"window\((-?\d+),(-?\d+)\)", text):
-        return Window(int(match[1]), int(match[2]))
-    if text in ("all", "prompt", "decode"):
-        return text
-    raise InputError(f"unknown scope {text!r}; use all, prompt, decode, at(3,4) or window(13,-8)")
+def _parse_number(text: str, whole: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"the factor {text!r} in {whole!r} is not a number") from None
 
 
-def _scope_suffix(scope: Scope) -> str:
-    return "" if scope == "all" else f"@{scope}"
+def _parse_vector(text: str, whole: str) -> RandomVector:
+    if match := re.fullmatch(r"random\((\d+)\)", text.strip()):
+        return RandomVector(int(match[1]))
+    raise InputError(
+        f"cannot read the vector {text!r} in {whole!r}: text names random(seed) only; "
+        "give other vectors in Python, as Add(site, vector, scale)"
+    )

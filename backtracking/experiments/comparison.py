@@ -31,8 +31,8 @@ from backtracking.experiments.runs import (
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling.plan import Row, Settings, plan_rows, units
-from backtracking.model.sampling.sampler import in_order, sample_units
+from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
+from backtracking.model.sampling.sampler import in_order, memory_for, sample_units
 from backtracking.model.self_check import Check, self_check
 from backtracking.workspace.paths import find_data_file
 
@@ -174,12 +174,17 @@ def _sample(
     report: Progress,
 ) -> Completions:
     """Sample the units whose files are missing, and return the completions in plan order."""
-    work = units(plan, config.generation.batch_size)
+    generation = config.generation
+    memory = memory_for(model, plan, settings, rows=generation.batch_size, engine=generation.engine)
+    seats = int(folder.manifest().get("rows_at_once") or memory.rows)
+    folder.write_manifest(rows_at_once=seats)
+    folder.log("memory", plan=str(memory), rows=seats)
+    work = units(plan, seats * ROUNDS if seats > 1 else 1)
     missing = [number for number in range(len(work)) if not folder.part(number).is_file()]
     done = len(plan) - sum(len(work[number]) for number in missing)
     report("sampling", done, len(plan))
     for number in missing:
-        for _, part in sample_units(model, [work[number]], settings):
+        for _, part in sample_units(model, [work[number]], settings, seats=seats, engine=generation.engine):
             part.save(folder.part(number))
             done += len(part)
             folder.log("unit", number=number, rows=len(part))

@@ -15,6 +15,7 @@ from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.interventions import Condition, parse_conditions
 from backtracking.core.onsets import Lexicon
 from backtracking.core.prompts import INSTRUCTION, VARIANTS, Prompting, Variant
+from backtracking.model.sampling.sampler import Engine
 
 
 class _Section(BaseModel):
@@ -84,7 +85,8 @@ class GenerationSection(_Section):
     top_p: float = Field(default=0.95, gt=0, le=1)
     do_sample: bool = True
     batch_size: int | None = Field(default=None, ge=1)
-    """Rows decoded together."""
+    """Rows decoded together at most; as many as pay and fit if not given."""
+    engine: Engine = "packed"
     variant: str | None = None
     """Formatting variant of a run; the first one if not given."""
 

@@ -17,7 +17,18 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from backtracking.core.errors import InputError, UnknownSiteError
-from backtracking.core.interventions import At, Intervention, Scale, Scope, Window
+from backtracking.core.interventions import (
+    Add,
+    At,
+    Ban,
+    Intervention,
+    Project,
+    Replace,
+    Scale,
+    Scope,
+    SiteIntervention,
+    Window,
+)
 from backtracking.core.receipts import Receipt
 from backtracking.core.sites import Site
 
@@ -27,9 +38,9 @@ NOWHERE = -1
 
 @dataclass(frozen=True)
 class _Edit:
-    """One scaling, the rows of the batch it applies to, and what it touched so far."""
+    """One intervention, the rows of the batch it applies to, and what it touched so far."""
 
-    scale: Scale
+    intervention: SiteIntervention
     rows: Bool[Tensor, " row"]
     touched: Int[Tensor, " row"]
     """Positions the activation passed through it at."""
@@ -38,7 +49,7 @@ class _Edit:
 
     def note(self, before: Tensor, after: Tensor, mask: Tensor, active: Tensor) -> None:
         """Count the positions of the mask and add up the change of the site's norm there."""
-        parts = [site_of(activation, self.scale.site) for activation in (before, after)]
+        parts = [site_of(activation, self.intervention.site) for activation in (before, after)]
         norms = [part.float().flatten(2).norm(dim=-1) for part in parts]
         self.touched.index_add_(0, active, mask.sum(1))
         self.change.index_add_(0, active, ((norms[1] - norms[0]) * mask).sum(1))
@@ -58,18 +69,17 @@ class Intervening:
 
     def __post_init__(self) -> None:
         """Collect the edits of each hook point; refuse sites the model does not have."""
-        by_scale: dict[Scale, list[int]] = {}
+        affected: dict[tuple[int, str, SiteIntervention], list[int]] = {}
         for row, interventions in enumerate(self.rows):
-            for intervention in interventions:
-                if isinstance(intervention, Scale):
-                    by_scale.setdefault(intervention, []).append(row)
+            for depth, place, intervention in in_stages(self.bridge, interventions):
+                affected.setdefault((depth, place, intervention), []).append(row)
         device = self.bridge.cfg.device
-        for scale, rows in by_scale.items():
-            self._require_context(scale.scope)
+        for (_, place, intervention), rows in sorted(affected.items(), key=lambda item: item[0][0]):
+            self._require_context(intervention.scope)
             chosen = torch.zeros(len(self.rows), dtype=torch.bool, device=device)
             chosen[rows] = True
-            edit = _Edit(scale, chosen, chosen.long() * 0, chosen.float() * 0)
-            self._edits.setdefault(hook_point(self.bridge, scale.site), []).append(edit)
+            edit = _Edit(intervention, chosen, chosen.long() * 0, chosen.float() * 0)
+            self._edits.setdefault(place, []).append(edit)
 
     def locate(self, positions: Int[Tensor, "active pos"], active: Int[Tensor, " active"] | None = None) -> None:
         """Say which position of its full sequence each column of the next forward pass is.
@@ -97,9 +107,9 @@ class Intervening:
                 f"{(len(active), positions.shape[1])}; give one tuple of interventions per row"
             )
         for edit in self._edits[str(hook.name)]:
-            covered = self._covers(edit.scale.scope, positions, active)
+            covered = self._covers(edit.intervention.scope, positions, active)
             mask = covered & edit.rows[active, None]
-            changed = scaled(activation, edit.scale, mask)
+            changed = applied(activation, edit.intervention, mask)
             edit.note(activation, changed, mask, active)
             activation = changed
         return activation
@@ -111,7 +121,7 @@ class Intervening:
             for row in edit.rows.nonzero().flatten().tolist():
                 positions = int(edit.touched[row])
                 change = float(edit.change[row]) / positions if positions else float("nan")
-                found[row].append(Receipt(str(edit.scale), positions, change))
+                found[row].append(Receipt(str(edit.intervention), positions, change))
         return tuple(map(tuple, found))
 
     def _covers(
@@ -141,18 +151,61 @@ class Intervening:
             )
 
 
+def in_stages(
+    bridge: TransformerBridge, interventions: Sequence[Intervention]
+) -> Iterator[tuple[int, str, SiteIntervention]]:
+    """Each intervention on a site with its hook point and how many before it act there.
+
+    A row's interventions act in the order in which they are given. Bans act where tokens are
+    sampled and are left out.
+
+    Raises:
+        UnknownSiteError: The model has no such site.
+        InputError: A vector is not as wide as its site.
+    """
+    depth: dict[str, int] = {}
+    for intervention in interventions:
+        if isinstance(intervention, Ban):
+            continue
+        place = hook_point(bridge, intervention.site)
+        if not isinstance(intervention, Scale):
+            intervention.vector.resolve(width_of(bridge, intervention.site))
+        yield depth.setdefault(place, 0), place, intervention
+        depth[place] += 1
+
+
+def width_of(bridge: TransformerBridge, site: Site) -> int:
+    """How many numbers the activation at a site has per position."""
+    return int(bridge.cfg.d_model if site.head is None else bridge.cfg.d_head)
+
+
 def site_of(activation: Tensor, site: Site) -> Tensor:
     """The part of a hook point's activation that is the site: one head of it, or all."""
     return activation if site.head is None else activation[:, :, site.head]
 
 
-def scaled(activation: Tensor, scale: Scale, mask: Bool[Tensor, "row pos"]) -> Tensor:
-    """A new activation, multiplied by the factor where the mask is true and equal elsewhere."""
+def applied(activation: Tensor, intervention: SiteIntervention, mask: Bool[Tensor, "row pos"]) -> Tensor:
+    """A new activation, changed where the mask is true and equal elsewhere."""
     here = mask.reshape(*mask.shape, *[1] * (activation.ndim - 2))
-    if scale.site.head is not None:
+    if intervention.site.head is not None:
         heads = torch.arange(activation.shape[2], device=activation.device)
-        here = here & (heads == scale.site.head)[:, None]
-    return torch.where(here, activation * scale.factor, activation)
+        here = here & (heads == intervention.site.head)[:, None]
+    return torch.where(here, _changed(activation, intervention), activation)
+
+
+def _changed(activation: Tensor, intervention: SiteIntervention) -> Tensor:
+    if isinstance(intervention, Scale):
+        return activation * intervention.factor
+    width = activation.shape[-1]
+    vector = torch.tensor(intervention.vector.resolve(width), device=activation.device, dtype=torch.float32)
+    if isinstance(intervention, Add):
+        return (activation + intervention.scale * vector).to(activation.dtype)
+    if isinstance(intervention, Replace):
+        return vector.to(activation.dtype).expand_as(activation)
+    assert isinstance(intervention, Project)
+    unit = vector / vector.norm()
+    along = (activation * unit).sum(dim=-1, keepdim=True)
+    return (activation - along * unit).to(activation.dtype)
 
 
 def hook_point(bridge: TransformerBridge, site: Site) -> str:

@@ -22,6 +22,7 @@ from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting, Variant
 from backtracking.core.sites import Component, Site
 from backtracking.model.hooks import Intervening, hook_point, intervening
+from backtracking.model.plain import PlainModel
 from backtracking.model.tokens import decode, prompt_ids
 
 Ids = Int[Tensor, "row pos"] | Sequence[int] | Sequence[Sequence[int]]
@@ -33,6 +34,7 @@ class HookedReasoner:
     Attributes:
         bridge: The TransformerLens bridge, in raw mode.
         tokenizer: The tokenizer as the model ships it.
+        plain: The Hugging Face modules without the bridge, on the same weights.
         name: What the model was loaded as.
         weights_hash: SHA-256 of the weight files, or None for a model made in memory.
     """
@@ -42,12 +44,14 @@ class HookedReasoner:
         bridge: TransformerBridge,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        plain: PlainModel,
         name: str,
         weights_hash: str | None = None,
     ) -> None:
         """Take a booted bridge; `load_model` and `from_hf` are the usual doors."""
         self.bridge = bridge
         self.tokenizer = tokenizer
+        self.plain = plain
         self.name = name
         self.weights_hash = weights_hash
 
@@ -68,6 +72,7 @@ class HookedReasoner:
         module.eval().requires_grad_(False)
         if not module.config.architectures:
             module.config.architectures = [type(module).__name__]
+        plain = PlainModel.of(module)
         try:
             bridge = TransformerBridge.boot_transformers(
                 f"local/{name.rstrip('/').rsplit('/', 1)[-1]}",
@@ -81,7 +86,7 @@ class HookedReasoner:
                 raise
             raise InputError(f"{name} is a {type(module).__name__}, which TransformerLens cannot bridge") from error
         bridge.cfg.model_name = name
-        return cls(bridge, tokenizer, name=name, weights_hash=weights_hash)
+        return cls(bridge, tokenizer, plain=plain, name=name, weights_hash=weights_hash)
 
     @property
     def cfg(self) -> Any:

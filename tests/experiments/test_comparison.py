@@ -26,7 +26,7 @@ def config(tmp_path, tiny_folder):
             "model": {"hf_id": str(tiny_folder), "device": "cpu"},
             "dataset": {"name": str(tmp_path / "problems.jsonl")},
             "prompting": {"template": "{question}"},
-            "generation": {"num_samples_per_prompt": 3, "max_new_tokens": 6, "batch_size": 7, "temperature": 2.0},
+            "generation": {"num_samples_per_prompt": 3, "max_new_tokens": 6, "batch_size": 2, "temperature": 2.0},
             "conditions": {"mlp off": ["mlp.1*0@decode"], "no wait": ["ban(Wait)"]},
         }
     )
@@ -41,7 +41,7 @@ def test_a_run_leaves_everything_behind(config):
     result = run_comparison(config)
     path = result.folder.path
     assert len(result.completions) == len(result.events) == 4 * 3 * 3
-    assert len(list((path / "completions").iterdir())) == 6
+    assert len(list((path / "completions").iterdir())) == 5
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["status"] == "finished"
     assert manifest["canary"]["gold_right"] == 1.0
@@ -79,10 +79,10 @@ def test_a_run_killed_between_units_ends_in_the_same_tables(config, monkeypatch,
     assert len(list((unfinished.path / "completions").glob("*.parquet"))) == 2
     sampled = []
     kept = job.sample_units
-    monkeypatch.setattr(job, "sample_units", lambda *a: sampled.append(1) or kept(*a))
+    monkeypatch.setattr(job, "sample_units", lambda *a, **k: sampled.append(1) or kept(*a, **k))
     resumed = run_comparison(other, resume=True)
     assert resumed.folder.run_id == unfinished.run_id
-    assert len(sampled) == 4, "only the missing units are sampled"
+    assert len(sampled) == 3, "only the missing units are sampled"
     assert tables(resumed.folder) == tables(whole.folder)
     assert [c.ids for c in resumed.completions] == [c.ids for c in whole.completions]
 
@@ -146,8 +146,8 @@ def test_the_canary_catches_a_grader_that_meets_the_wrong_problem(config, monkey
 
 def test_a_receipt_that_disagrees_stops_the_run(config, monkeypatch):
     from backtracking.core.errors import ReceiptError
-    from backtracking.model import hooks
+    from backtracking.model.sampling import edits
 
-    monkeypatch.setattr(hooks.Intervening, "_covers", lambda self, scope, positions, active: positions > 10**6)
+    monkeypatch.setattr(edits.Edits, "_act", lambda self, place, activation: activation)
     with pytest.raises(ReceiptError, match=r"mlp.1\*0@decode touched 0 positions"):
         run_comparison(config)

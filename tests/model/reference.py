@@ -17,7 +17,7 @@ def module_at(model, scale: Scale):
         block = model.gpt_neox.layers[layer]
         return block.attention if scale.site.component == "attn" else block.mlp
     block = model.model.layers[layer]
-    if kind == "gemma3_text":
+    if kind in ("gemma2", "gemma3_text"):
         norms = {"attn": block.post_attention_layernorm, "mlp": block.post_feedforward_layernorm}
         return norms[scale.site.component]
     return block.self_attn if scale.site.component == "attn" else block.mlp

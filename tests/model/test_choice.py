@@ -48,7 +48,9 @@ def test_the_nucleus_is_hugging_faces(vocabulary, top_p, sharpness):
     logits = sharpness * torch.randn(20, vocabulary).double()
     expected = torch.isfinite(TopPLogitsWarper(top_p)(torch.zeros(20, 1).long(), logits))
     values, tokens = nucleus(logits.log_softmax(-1), top_p)
-    found = torch.zeros_like(expected).scatter(1, tokens, torch.isfinite(values))
+    found = torch.zeros_like(expected)
+    rows, places = torch.isfinite(values).nonzero(as_tuple=True)
+    found[rows, tokens[rows, places]] = True
     assert torch.equal(found, expected)
 
 

@@ -1,12 +1,16 @@
 """From logits to the next token: temperature, nucleus, keyed noise."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from backtracking.model.sampling.noise import gumbel
 
-FIRST_CANDIDATES = 64
+FIRST_CANDIDATES = 16
+AT_ONCE = 2**21
+"""Logits worked on at a time: few enough to stay in the processor's cache."""
 
 
 def choose(
@@ -19,6 +23,10 @@ def choose(
 ) -> Int[Tensor, " row"]:
     """The next token of each row: greedy at temperature 0, else sampled by the Gumbel-max rule.
 
+    Where one token alone holds the mass of the nucleus, it is chosen without further work.
+    transformers' logits warpers are not used: they sort the whole vocabulary, which costs more than
+    a layer of the model, and draw from a stream of noise that belongs to the batch.
+
     Args:
         logits: Of the next token; minus infinity forbids a token.
         temperature: Divides the logits.
@@ -29,35 +37,93 @@ def choose(
     Raises:
         FloatingPointError: A row has NaN or no token that is allowed.
     """
-    if not torch.isfinite(logits.amax(dim=-1)).all():
+    best, tokens = _in_parts(lambda part: part.max(dim=-1), logits)
+    if not bool(torch.isfinite(best).all()):
         raise FloatingPointError("the logits are not finite: the intervention broke the model")
     if temperature == 0:
-        return logits.argmax(dim=-1)
-    logprobs = torch.log_softmax(logits.double() / temperature, dim=-1)
-    values, tokens = nucleus(logprobs, top_p)
-    noisy = values + gumbel(keys, positions, tokens)
-    return tokens.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1)
+        return tokens
+    (share,) = _in_parts(lambda part, most: (_shares(part, most, temperature).sum(dim=-1),), logits, best)
+    open_rows = (share * top_p > 1).nonzero().flatten()
+    if not len(open_rows):
+        return tokens
+    some = logits if len(open_rows) == len(logits) else logits[open_rows]
+    total = best[open_rows].double() / temperature + share[open_rows].double().log()
+    values, candidates = _nucleus(some, temperature, total, top_p)
+    noisy = values + gumbel(keys[open_rows], positions[open_rows], candidates)
+    tokens[open_rows] = candidates.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1)
+    return tokens
 
 
 def nucleus(
-    logprobs: Float[Tensor, "row vocab"], top_p: float
+    logits: Float[Tensor, "row vocab"], top_p: float
 ) -> tuple[Float[Tensor, "row choice"], Int[Tensor, "row choice"]]:
     """The fewest most probable tokens that hold the mass `top_p`, as in Hugging Face's warper.
 
-    Only as many candidates are sorted as hold the mass in every row, which is checked.
+    Of tokens with equal logits the one with the smaller id counts as more probable. Only as many
+    candidates are sorted as hold the mass, which is checked row by row.
+
+    Args:
+        logits: Divided by the temperature.
+        top_p: Mass of the nucleus.
 
     Returns:
-        Log-probabilities, minus infinity outside the nucleus, and the tokens they belong to.
+        Log-probabilities in float64, minus infinity outside the nucleus, and the tokens they belong to.
     """
-    vocabulary = logprobs.shape[-1]
+    return _nucleus(logits, 1.0, logits.logsumexp(dim=-1).double(), top_p)
+
+
+def _nucleus(logits: Tensor, temperature: float, total: Float[Tensor, " row"], top_p: float) -> tuple[Tensor, Tensor]:
+    """The nucleus at a temperature, given the logarithm of the sum of all shares."""
+    vocabulary = logits.shape[-1]
     if top_p >= 1:
-        return logprobs, torch.arange(vocabulary, device=logprobs.device).expand_as(logprobs)
+        logprobs = logits.double() / temperature - total[:, None]
+        return logprobs, torch.arange(vocabulary, device=logits.device).expand_as(logits)
     candidates = min(FIRST_CANDIDATES, vocabulary)
-    while True:
-        values, tokens = logprobs.topk(candidates, dim=-1)
-        cumulative = values.exp().cumsum(dim=-1)
-        if candidates == vocabulary or bool((cumulative[:, -1] >= top_p).all()):
-            break
+    values, tokens, settled = _most_probable(logits, temperature, total, candidates, top_p)
+    while not bool(settled.all()):
         candidates = min(8 * candidates, vocabulary)
-    before = cumulative - values.exp()
-    return values.masked_fill(before >= top_p, float("-inf")), tokens
+        left = (~settled).nonzero().flatten()
+        wider = candidates - values.shape[1]
+        values = torch.nn.functional.pad(values, (0, wider), value=float("-inf"))
+        tokens = torch.nn.functional.pad(tokens, (0, wider))
+        found = _most_probable(logits[left], temperature, total[left], candidates, top_p)
+        values[left], tokens[left], settled[left] = found
+    return values, tokens
+
+
+def _most_probable(
+    logits: Tensor, temperature: float, total: Tensor, candidates: int, top_p: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The nucleus among the most probable candidates, and for which rows it is sure to be whole.
+
+    It is sure where the mass is reached before the least of the candidates, whose equals may have
+    been left out.
+    """
+    values, tokens = _in_parts(lambda part: part.topk(candidates, dim=-1), logits)
+    tokens, order = tokens.sort(dim=-1)
+    values, again = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    tokens = tokens.gather(1, again)
+    logprobs = values.double() / temperature - total[:, None]
+    mass = logprobs.exp()
+    before = mass.cumsum(dim=-1) - mass
+    inside = before < top_p
+    if candidates == logits.shape[-1]:
+        settled = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    else:
+        settled = ~(inside & (values == values[:, -1:])).any(dim=-1)
+    return logprobs.masked_fill(~inside, float("-inf")), tokens, settled
+
+
+def _shares(logits: Tensor, most: Tensor, temperature: float) -> Tensor:
+    """Unnormalised probabilities: 1 for the most probable token."""
+    return (logits - most[:, None]).float().div_(temperature).exp_()
+
+
+def _in_parts(what: Callable[..., Sequence[Tensor]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The results for all rows, computed on a CPU for as many rows at a time as its cache holds."""
+    rows, vocabulary = tensors[0].shape
+    most = max(1, AT_ONCE // vocabulary) if tensors[0].device.type == "cpu" else rows
+    if rows <= most:
+        return tuple(what(*tensors))
+    parts = [what(*(tensor[start : start + most] for tensor in tensors)) for start in range(0, rows, most)]
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))

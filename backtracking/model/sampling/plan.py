@@ -8,13 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backtracking.core.errors import InputError
-from backtracking.core.interventions import Condition, Scale, Window, check_conditions
+from backtracking.core.interventions import Condition, Window, check_conditions
 from backtracking.core.problems import Problem, check_problems
 from backtracking.core.prompts import Prompting
-from backtracking.model.hooks import hook_point
+from backtracking.model.hooks import in_stages
 from backtracking.model.reasoner import HookedReasoner
 
-DEFAULT_ROWS = 32
+ROUNDS = 4
+"""Rows of a unit of work for each row decoded at once: a seat that becomes free is taken again."""
+_UNIT_FLOPS = {"cpu": 1e14, "cuda": 1e17}
+"""Work in a unit, about: minutes, so that little is lost when a machine is."""
+_LEAST = {"cpu": 32, "cuda": 256}
+_MOST = {"cpu": 384, "cuda": 2880}
+_BRIDGE_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,22 @@ def plan_rows(
     return tuple(rows)
 
 
-def units(rows: Sequence[Row], size: int | None) -> tuple[tuple[Row, ...], ...]:
+def default_rows(model: HookedReasoner, max_new_tokens: int, engine: str = "packed") -> int:
+    """How many rows to decode at once: enough to use the machine, few enough that a unit is soon done.
+
+    It depends on the model's size, the tokens to sample and the kind of device alone, so a run
+    continued on a like machine has the same units.
+    """
+    if engine == "bridge":
+        return _BRIDGE_ROWS
+    kind = "cuda" if model.device.type == "cuda" else "cpu"
+    parameters = sum(parameter.numel() for parameter in model.plain.module.parameters())
+    fitting = int(_UNIT_FLOPS[kind] / (ROUNDS * 2 * parameters * max_new_tokens))
+    return max(_LEAST[kind], min(_MOST[kind], fitting))
+
+
+def units(rows: Sequence[Row], size: int) -> tuple[tuple[Row, ...], ...]:
     """The rows cut into units of at most `size`, prompts of like length together."""
-    size = DEFAULT_ROWS if size is None else size
     if size < 1:
         raise InputError(f"rows is {size}; a batch needs at least 1 row")
     ordered = sorted(rows, key=lambda row: len(row.prompt_ids))
@@ -90,10 +109,7 @@ def units(rows: Sequence[Row], size: int | None) -> tuple[tuple[Row, ...], ...]:
 
 
 def _check_interventions(model: HookedReasoner, condition: Condition) -> None:
-    for intervention in condition.interventions:
-        if not isinstance(intervention, Scale):
-            continue
-        hook_point(model.bridge, intervention.site)
+    for _, _, intervention in in_stages(model.bridge, condition.interventions):
         if isinstance(intervention.scope, Window):
             raise InputError(
                 f"{intervention} in condition {condition.name!r}: a window is around an onset, "

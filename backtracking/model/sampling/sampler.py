@@ -1,15 +1,20 @@
 """`sample`: problems and conditions in, completions out, whatever engine decodes them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, get_args
 
 from backtracking.core.completions import Completion, Completions
+from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition, Intervention, parse_conditions
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling.bridge_engine import run_unit
-from backtracking.model.sampling.plan import Row, Settings, plan_rows, units
+from backtracking.model.sampling import bridge_engine, packed_engine
+from backtracking.model.sampling.memory import MemoryPlan, plan_memory
+from backtracking.model.sampling.plan import ROUNDS, Row, Settings, default_rows, plan_rows, units
+from backtracking.model.sampling.prefixes import Prefix
 
+Engine = Literal["packed", "bridge"]
 Conditions = Sequence[Condition] | Mapping[str, Sequence[str | Intervention]]
 
 
@@ -25,6 +30,7 @@ def sample(
     seed: int = 0,
     variant: str = VARIANTS[0].name,
     rows: int | None = None,
+    engine: Engine = "packed",
     prompting: Prompting | None = None,
 ) -> Completions:
     """Sample completions of every problem under every condition.
@@ -43,7 +49,10 @@ def sample(
         top_p: Mass of the nucleus.
         seed: Of all randomness.
         variant: Name of the formatting variant.
-        rows: Rows decoded together; changes speed and memory, not results.
+        rows: Rows decoded together at most, by default as many as pay and fit. In float32 it changes
+            speed and memory only; in bfloat16 rounding differs between batches, and `rows=1` is the
+            strict mode in which a row does not depend on any other.
+        engine: `"packed"`, or `"bridge"`: slow, but for every architecture the bridge runs.
         prompting: Instruction, system text and variants.
 
     Returns:
@@ -64,16 +73,66 @@ def sample(
         settings=settings,
         prompting=prompting or Prompting(),
     )
-    done = [row for _, part in sample_units(model, units(plan, rows), settings) for row in part]
+    seats = memory_for(model, plan, settings, rows=rows, engine=engine).rows
+    work = units(plan, seats * ROUNDS if seats > 1 else 1)
+    done = [row for _, part in sample_units(model, work, settings, seats=seats, engine=engine) for row in part]
     return in_order(done, plan)
 
 
+def memory_for(
+    model: HookedReasoner,
+    plan: Sequence[Row],
+    settings: Settings,
+    *,
+    rows: int | None = None,
+    engine: Engine = "packed",
+) -> MemoryPlan:
+    """How many rows of a plan are decoded together, and the memory that takes.
+
+    Raises:
+        InputError: `rows` is below 1, or not even one row fits.
+    """
+    if rows is not None and rows < 1:
+        raise InputError(f"rows is {rows}; a batch needs at least 1 row")
+    most = rows or default_rows(model, settings.max_new_tokens, engine)
+    return plan_memory(
+        model,
+        rows=min(most, len(plan)),
+        prefixes=len({Prefix.of(row.prompt_ids, row.condition.interventions) for row in plan}),
+        prompt=max(len(row.prompt_ids) for row in plan),
+        new=settings.max_new_tokens,
+    )
+
+
 def sample_units(
-    model: HookedReasoner, work: Sequence[Sequence[Row]], settings: Settings
+    model: HookedReasoner,
+    work: Sequence[Sequence[Row]],
+    settings: Settings,
+    *,
+    seats: int | None = None,
+    engine: Engine = "packed",
 ) -> Iterator[tuple[int, Completions]]:
-    """Sample unit after unit, giving each with its number as soon as it is done."""
-    for number, rows in enumerate(work):
-        yield number, run_unit(model, rows, settings)
+    """Sample unit after unit, giving each with its number as soon as it is done.
+
+    Args:
+        model: The reasoner.
+        work: Units of rows.
+        settings: How tokens are sampled.
+        seats: Rows decoded together; a whole unit if not given.
+        engine: Which engine decodes.
+
+    Raises:
+        InputError: No such engine, or one that cannot run the architecture.
+    """
+    if engine not in get_args(Engine):
+        raise InputError(f"unknown engine {engine!r}; use {' or '.join(get_args(Engine))}")
+    for number, unit in enumerate(work):
+        if engine == "packed":
+            yield number, packed_engine.run_unit(model, unit, settings, seats=seats)
+            continue
+        parts = units(unit, seats or len(unit))
+        done = [row for part in parts for row in bridge_engine.run_unit(model, part, settings)]
+        yield number, in_order(done, unit)
 
 
 def in_order(done: Sequence[Completion], plan: Sequence[Row]) -> Completions:

@@ -1,0 +1,108 @@
+"""How much memory a packed batch takes, known before it starts."""
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from backtracking.core.errors import InputError
+from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling.packed_cache import BLOCK
+
+RESERVE = 0.1
+"""Share of the free memory that is left to everything else."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a batch of that many rows needs beside the model's weights, in bytes."""
+
+    rows: int
+    """Rows decoded together."""
+    asked: int
+    """Rows that were asked for."""
+    sampled: int
+    """Keys and values of what the rows add."""
+    prefixes: int
+    """Keys and values of the prompts."""
+    workspace: int
+    """Logits and the activations of one layer."""
+    free: int
+    """Memory that was free."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.sampled + self.prefixes + self.workspace
+
+    def __str__(self) -> str:
+        """Return one line, in GiB."""
+        short = "" if self.rows == self.asked else f" ({self.asked} do not fit)"
+        return (
+            f"{self.rows} rows at once{short}: {self.total / GIB:.2f} GiB beside the weights (sampled tokens "
+            f"{self.sampled / GIB:.2f}, prompts {self.prefixes / GIB:.2f}, workspace {self.workspace / GIB:.2f}); "
+            f"{self.free / GIB:.1f} GiB free"
+        )
+
+
+def plan_memory(
+    model: HookedReasoner, *, rows: int, prefixes: int, prompt: int, new: int, free: int | None = None
+) -> MemoryPlan:
+    """The most rows, up to `rows`, that fit into the free memory.
+
+    Args:
+        model: The reasoner.
+        rows: Rows that should be decoded together.
+        prefixes: Distinct prompts among all rows (times the interventions that reach into them).
+        prompt: Tokens of the longest prompt.
+        new: Tokens sampled at most.
+        free: Bytes that may be used; what is free now if not given.
+
+    Raises:
+        InputError: Not even one row fits.
+    """
+    available = _free(model.device) if free is None else free
+    usable = int(available * (1 - RESERVE))
+    for count in _fewer(rows):
+        plan = _plan(model, count, rows, min(prefixes, count), prompt, new, available)
+        if plan.total <= usable:
+            return plan
+    raise InputError(
+        f"not even one row fits: {_plan(model, 1, rows, 1, prompt, new, available)}; "
+        "lower max_new_tokens, load the model in bfloat16, or use a machine with more memory"
+    )
+
+
+def _plan(model: HookedReasoner, rows: int, asked: int, prefixes: int, prompt: int, new: int, free: int) -> MemoryPlan:
+    cfg = model.cfg
+    size = model.dtype.itemsize
+    kv_heads = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads)
+    per_token = 2 * int(cfg.n_layers) * kv_heads * int(cfg.d_head) * size
+    columns = -(-new // BLOCK) * BLOCK
+    scores = rows * int(cfg.n_heads) * (prompt + columns) * (2 * 4 + 2 * size)
+    wide = rows * (4 * int(cfg.d_mlp or 4 * cfg.d_model) + 8 * int(cfg.d_model)) * max(size, 4)
+    logits = rows * int(cfg.d_vocab) * (size + 1) + 2**24
+    growth = rows * columns * per_token // int(cfg.n_layers)
+    return MemoryPlan(
+        rows=rows,
+        asked=asked,
+        sampled=rows * columns * per_token,
+        prefixes=prefixes * prompt * per_token,
+        workspace=max(scores + growth, wide, logits),
+        free=free,
+    )
+
+
+def _fewer(rows: int) -> list[int]:
+    counts = [rows]
+    while counts[-1] > 1:
+        counts.append(max(1, counts[-1] * 3 // 4))
+    return counts
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(psutil.virtual_memory().available)

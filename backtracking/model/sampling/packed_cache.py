@@ -1,0 +1,275 @@
+"""Keys and values of a packed batch: prefixes that rows share, and what each row has added since.
+
+Rows of one prompt differ only in what they sample, so the keys and values of the prompt are kept
+once and read once per step for all of them. What a row has added lies in its seat, in columns that
+all rows share: a row that was seated later starts at a later column.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from backtracking.model.sampling.attention import softcapped
+
+BLOCK = 32
+"""Columns by which the room for sampled tokens grows; between two growths nothing is moved."""
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of one layer, `entry kv_head column d_head`."""
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def room(cls, entries: int, columns: int, like: Float[Tensor, "row kv_head pos d_head"]) -> "KeyValues":
+        """Zeros for that many entries and columns."""
+        shape = (entries, like.shape[1], columns, like.shape[3])
+        return cls(like.new_zeros(shape), like.new_zeros(shape))
+
+    def move(self, source: Int[Tensor, " some"], target: Int[Tensor, " some"]) -> None:
+        """Copy entries over others, whose content is no longer needed."""
+        for tensor in (self.keys, self.values):
+            tensor[target] = tensor[source]
+
+    def shift(self, columns: int) -> None:
+        """Drop the first columns."""
+        for tensor in (self.keys, self.values):
+            tensor[:, :, :-columns] = tensor[:, :, columns:].clone()
+
+    def grow(self, entries: int, columns: int) -> None:
+        """Make room for more columns of the first entries, and give back the room of the others."""
+        self.keys, self.values = (_wider(tensor[:entries], columns) for tensor in (self.keys, self.values))
+
+
+def _wider(tensor: Tensor, columns: int) -> Tensor:
+    entries, heads, before, width = tensor.shape
+    wider = tensor.new_empty(entries, heads, before + columns, width)
+    wider[:, :, :before] = tensor
+    wider[:, :, before:] = 0
+    return wider
+
+
+@dataclass
+class PackedCache:
+    """The keys and values of every layer."""
+
+    seats: int
+    """Rows decoded together at most."""
+    entries: int
+    """Prefixes kept at most."""
+    width: int
+    """Tokens of the longest prefix."""
+    columns: int = BLOCK
+    """Columns there is room for."""
+    filled: int = 0
+    """Columns in use: the next token's keys and values go there."""
+    prefixes: dict[int, KeyValues] = field(default_factory=dict)
+    added: dict[int, KeyValues] = field(default_factory=dict)
+
+    def advance(self, oldest: int, seats: int) -> int:
+        """Make sure the next column exists; return by how many columns all moved to the left.
+
+        Args:
+            oldest: The first column that any row still needs.
+            seats: Rows that are still decoded.
+        """
+        moved = 0
+        if self.filled == self.columns:
+            if oldest >= BLOCK:
+                moved = oldest
+                for kept in self.added.values():
+                    kept.shift(moved)
+            else:
+                for kept in self.added.values():
+                    kept.grow(seats, BLOCK)
+                self.columns += BLOCK
+        self.filled -= moved
+        return moved
+
+    def clear(self) -> None:
+        """Forget what all rows added, when none is left."""
+        self.filled = 0
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the kept ones of a list of entries move to its front, as few of them as possible."""
+
+    kept: int
+    source: Int[Tensor, " moved"]
+    target: Int[Tensor, " moved"]
+
+    @classmethod
+    def of(cls, keep: Bool[Tensor, " entry"]) -> "Packing":
+        """Fill the gaps among the first entries with the kept ones behind them."""
+        kept = int(keep.sum())
+        gaps = (~keep[:kept]).nonzero().flatten()
+        return cls(kept, keep[kept:].nonzero().flatten() + kept, gaps)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The kept values of one axis, in their new order."""
+        values[self.target] = values[self.source]
+        return values[: self.kept]
+
+
+@dataclass
+class Prefill:
+    """A forward pass over prompts, right-padded, whose keys and values become prefixes."""
+
+    cache: PackedCache
+    first: int
+    """Entry of the first of them."""
+    layers: set[int] = field(default_factory=set)
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Causal attention within the prompts; padding stands behind what is real."""
+        cache, (rows, _, length, _) = self.cache, key.shape
+        if layer not in cache.prefixes:
+            cache.prefixes[layer] = KeyValues.room(cache.entries, cache.width, key)
+        kept = cache.prefixes[layer]
+        kept.keys[self.first : self.first + rows, :, :length] = key
+        kept.values[self.first : self.first + rows, :, :length] = value
+        self.layers.add(layer)
+        if softcap is None and (window is None or window >= length):
+            grouped = query.shape[1] != key.shape[1]
+            read = functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+            )
+            return read.transpose(1, 2)
+        group = query.shape[1] // key.shape[1]
+        scores = query.unflatten(1, (-1, group)) @ key[:, :, None].transpose(-1, -2)
+        scores = softcapped(scores.float() * scaling, softcap)
+        back = torch.arange(length, device=key.device)
+        back = back[:, None] - back
+        hidden = (back < 0) | (back >= (window or length))
+        weights = scores.masked_fill_(hidden, float("-inf")).softmax(-1).to(query.dtype)
+        return (weights @ value[:, :, None]).flatten(1, 2).transpose(1, 2)
+
+
+@dataclass
+class Seating:
+    """Which row of the batch sits where, and what it may attend to."""
+
+    prefix: Int[Tensor, " seat"]
+    """Entry of each row's prefix."""
+    prefix_length: Int[Tensor, " seat"]
+    start: Int[Tensor, " seat"]
+    """First column of the row's own keys and values."""
+    members: Int[Tensor, " entry_x_most"]
+    """Seats of the rows of each prefix, filled up with seat 0."""
+    place: Int[Tensor, " seat"]
+    """Where each seat is among the members."""
+    entries: int
+
+    @classmethod
+    def of(
+        cls, prefix: Int[Tensor, " seat"], prefix_length: Int[Tensor, " seat"], start: Int[Tensor, " seat"]
+    ) -> "Seating":
+        """Group the seats by their prefixes, which are numbered without gaps."""
+        counts = torch.bincount(prefix)
+        most, entries = int(counts.max()), len(counts)
+        order = torch.argsort(prefix, stable=True)
+        first = counts.cumsum(0) - counts
+        rank = torch.arange(len(prefix), device=prefix.device) - first[prefix[order]]
+        place = torch.empty_like(prefix)
+        place[order] = prefix[order] * most + rank
+        members = torch.zeros(entries * most, dtype=torch.long, device=prefix.device)
+        members[place] = torch.arange(len(prefix), device=prefix.device)
+        return cls(prefix, prefix_length, start, members, place, entries)
+
+
+@dataclass
+class Decode:
+    """A forward pass over one new token per row."""
+
+    cache: PackedCache
+    seating: Seating
+    positions: Int[Tensor, " seat"]
+    """Position of each row's new token in its full sequence."""
+    _bias: dict[int | None, Tensor] = field(default_factory=dict)
+    _scores: Tensor | None = None
+    _column: Tensor | None = None
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Attention over the shared prefix and the row's own columns, one softmax over both."""
+        cache, seating = self.cache, self.seating
+        if layer not in cache.added:
+            cache.added[layer] = KeyValues.room(cache.seats, cache.columns, key)
+        seats, heads, _, width = query.shape
+        groups, most = key.shape[1], len(seating.members) // seating.entries
+        own, shared = cache.added[layer], cache.prefixes[layer]
+        if self._column is None:
+            self._column = torch.tensor([cache.filled], device=key.device)
+        own_keys, own_values = own.keys[:seats], own.values[:seats]
+        own_keys.index_copy_(2, self._column, key)
+        own_values.index_copy_(2, self._column, value)
+
+        scaled = (query * scaling).view(seats, groups, heads // groups, width)
+        together = self._by_prefix(scaled, most) @ shared.keys[: seating.entries].transpose(-1, -2)
+        bias = self._bias_of(window)
+        if self._scores is None or self._scores.shape[:3] != (seats, groups, heads // groups):
+            self._scores = torch.empty((seats, groups, heads // groups, bias.shape[-1]), device=key.device)
+        scores = self._scores
+        scores[..., : cache.width] = self._by_seat(together, most)
+        scores[..., cache.width :] = scaled @ own_keys.transpose(-1, -2)
+        weights = softcapped(scores, softcap).add_(bias).softmax(-1).to(value.dtype)
+        read = self._by_prefix(weights[..., : cache.width], most) @ shared.values[: seating.entries]
+        read = weights[..., cache.width :] @ own_values + self._by_seat(read, most)
+        return read.view(seats, 1, heads, width)
+
+    def _by_prefix(self, tensor: Tensor, most: int) -> Tensor:
+        """`seat group head x` to `entry group (member head) x`."""
+        gathered = tensor[self.seating.members].unflatten(0, (-1, most))
+        return gathered.transpose(1, 2).flatten(2, 3)
+
+    def _by_seat(self, tensor: Tensor, most: int) -> Tensor:
+        """`entry group (member head) x` back to `seat group head x`."""
+        spread = tensor.unflatten(2, (most, -1)).transpose(1, 2)
+        return spread.flatten(0, 1)[self.seating.place]
+
+    def _bias_of(self, window: int | None) -> Float[Tensor, "seat 1 1 column"]:
+        """0 where a row may look, minus infinity where it may not; the same for all layers of a window."""
+        if window not in self._bias:
+            cache, seating = self.cache, self.seating
+            device = self.positions.device
+            prompt = torch.arange(cache.width, device=device)
+            columns = torch.arange(cache.columns, device=device)
+            hidden = torch.cat(
+                [
+                    prompt >= seating.prefix_length[:, None],
+                    (columns < seating.start[:, None]) | (columns > cache.filled),
+                ],
+                dim=1,
+            )
+            if window is not None:
+                first = self.positions[:, None] - window + 1
+                offset = self.positions[:, None] - cache.filled
+                hidden |= torch.cat([prompt < first, columns + offset < first], dim=1)
+            bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
+            self._bias[window] = bias[:, None, None]
+        return self._bias[window]

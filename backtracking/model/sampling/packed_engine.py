@@ -1,0 +1,206 @@
+"""The packed engine: a whole sweep decoded as one batch, on the plain model.
+
+Rows of any problems and conditions sit side by side. Each distinct prompt is run once for all its
+samples, and for all conditions that leave the prompt alone. A row that finishes makes room for the
+next at once; when none is left to seat, the batch shrinks. transformers' continuous batching is not
+used: it knows neither interventions by row nor noise by row.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from backtracking.core.completions import Completion, Completions
+from backtracking.core.interventions import Ban
+from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling.attention import use_packed_attention
+from backtracking.model.sampling.bans import Bans
+from backtracking.model.sampling.choice import choose
+from backtracking.model.sampling.edits import Edits, Spec, Tally
+from backtracking.model.sampling.finish import completion_of
+from backtracking.model.sampling.noise import row_key
+from backtracking.model.sampling.packed_cache import Decode, PackedCache, Packing, Seating
+from backtracking.model.sampling.plan import Row, Settings
+from backtracking.model.sampling.prefixes import AHEAD, Prefix, Prefixes, forward
+
+EMPTY = -1
+"""Row of a seat in which nobody sits."""
+STEP = 16
+"""Seats by which a batch shrinks."""
+SHRINK = 12
+"""The batch is repacked when one in this many of its rows has finished."""
+
+
+@torch.inference_mode()
+def run_unit(
+    model: HookedReasoner, rows: Sequence[Row], settings: Settings, *, seats: int | None = None
+) -> Completions:
+    """Sample every row of a unit.
+
+    Args:
+        model: The reasoner.
+        rows: What to sample, prompts of like length together.
+        settings: How.
+        seats: Rows decoded at once; all of them if not given.
+
+    Raises:
+        ReceiptError: An intervention touched other positions than the sampled tokens say.
+        InputError: The architecture is not one that this engine can run.
+    """
+    use_packed_attention(model.plain.module)
+    batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)))
+    with batch.edits.installed():
+        while batch.seat_rows():
+            batch.step()
+    return Completions(batch.done[index] for index in range(len(rows)))
+
+
+class _Batch:
+    """The rows being decoded, each in a seat, and those that wait for one."""
+
+    def __init__(self, model: HookedReasoner, rows: Sequence[Row], settings: Settings, seats: int) -> None:
+        self.model, self.rows, self.settings, self.device = model, rows, settings, model.device
+        self.done: dict[int, Completion] = {}
+        self.queue = deque(range(len(rows)))
+        of_rows = [Prefix.of(row.prompt_ids, row.condition.interventions) for row in rows]
+        listed = [*(prefix.spec for prefix in of_rows), *(row.condition.interventions for row in rows)]
+        specs: dict[Spec, int] = {spec: index for index, spec in enumerate(dict.fromkeys(listed))}
+        self.edits = Edits(model, list(specs))
+        self.edits.count_from_zero(seats)
+        self.bans = Bans(model, rows)
+        width = max(len(row.prompt_ids) for row in rows)
+        entries = min(len(set(of_rows)), seats + AHEAD)
+        self.cache = PackedCache(seats=seats, entries=entries, width=width)
+        self.prefixes = Prefixes(model, self.edits, specs, self.cache, of_rows)
+        self.prefix_of = of_rows
+        self.spec_of = [specs[row.condition.interventions] for row in rows]
+        self.stop_ids = set(model.stop_ids.tolist())
+        keys = [row_key(settings.seed, row.problem_id, row.sample_id) for row in rows]
+        self.keys = torch.tensor(keys, device=self.device)
+        self.sampled = torch.zeros(len(rows), settings.max_new_tokens, dtype=torch.long, device=self.device)
+
+        def empty(value: int = 0) -> Int[Tensor, " seat"]:
+            return torch.full((seats,), value, dtype=torch.long, device=self.device)
+
+        self.row, self.live = empty(EMPTY), empty().bool()
+        self.prefix, self.prompt, self.start = empty(), empty(), empty()
+        self.steps, self.next_ids, self.spec = empty(), empty(), empty()
+        self.seating: Seating | None = None
+
+    def seat_rows(self) -> bool:
+        """Give free seats to rows that wait; False when no row is left to decode."""
+        while self.queue:
+            free = (~self.live).nonzero().flatten().tolist()[: len(self.queue)]
+            if not free:
+                break
+            self._seat(free)
+        self._shrink()
+        return bool(self.live.any())
+
+    def step(self) -> None:
+        """One token more for every row."""
+        if self.cache.filled == self.cache.columns:
+            self.start -= self.cache.advance(int(self.start[self.live].min()), len(self.live))
+        positions = self.prompt + self.steps - 1
+        if self.seating is None:
+            self.seating = Seating.of(self.prefix, self.prompt, self.start)
+            self.edits.bind(self.spec, positions[:, None], self.prompt)
+        else:
+            self.edits.move(self.spec, positions[:, None], self.prompt)
+        passing = Decode(self.cache, self.seating, positions)
+        logits = forward(self.model, self.next_ids[:, None], positions[:, None], passing)[:, 0]
+        self.cache.filled += 1
+        self._sample(logits, torch.arange(len(self.row), device=self.device))
+
+    def _seat(self, seats: list[int]) -> None:
+        """Put the next rows into the seats and sample their first tokens."""
+        if not bool(self.live.any()):
+            self.cache.filled = 0
+        logits = []
+        for seat in seats:
+            self._leave(seat)
+            row = self.queue.popleft()
+            prefix = self.prefix_of[row]
+            if not self.prefixes.has(prefix):
+                self._tidy(forced=not self.prefixes.has_room())
+                self.prefixes.run_next()
+            self.prefix[seat], first = self.prefixes.seat(prefix)
+            self.row[seat], self.spec[seat], self.prompt[seat] = row, self.spec_of[row], len(prefix.ids)
+            logits.append(first)
+        taken = torch.tensor(seats, device=self.device)
+        self.start[taken], self.steps[taken], self.live[taken] = self.cache.filled, 0, True
+        self.edits.restart(taken)
+        self.seating = None
+        self._sample(torch.stack(logits), taken)
+
+    def _sample(self, logits: Float[Tensor, "some vocab"], seats: Int[Tensor, " some"]) -> None:
+        """Choose the next token of the rows in those seats; those that end leave with a completion."""
+        rows, live, steps = self.row[seats], self.live[seats], self.steps[seats]
+        tokens = choose(
+            self.bans.apply(logits, rows.masked_fill(~live, EMPTY)),
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+            keys=self.keys[rows],
+            positions=steps,
+        )
+        self.sampled[rows[live], steps[live]] = tokens[live]
+        self.next_ids[seats] = torch.where(live, tokens, self.next_ids[seats])
+        self.steps[seats] += live
+        ended = torch.isin(tokens, self.model.stop_ids) | (steps + 1 == self.settings.max_new_tokens)
+        finished = seats[live & ended]
+        if len(finished):
+            self.live[finished] = False
+            self._finish(finished)
+
+    def _finish(self, seats: Int[Tensor, " some"]) -> None:
+        rows, steps = self.row[seats].tolist(), self.steps[seats].tolist()
+        ids = self.sampled[self.row[seats]].tolist()
+        counted = self.edits.counted(seats, [self.spec_of[row] for row in rows])
+        for index, row in enumerate(rows):
+            prompt = self.prefixes.tally(self.prefix_of[row])
+            receipts = []
+            for intervention in self.rows[row].condition.interventions:
+                if not isinstance(intervention, Ban):
+                    name = str(intervention)
+                    receipts.append((counted[index][name] + prompt.get(name, Tally(0, 0.0))).receipt(name))
+            receipts += self.bans.receipts(row)
+            self.done[row] = completion_of(
+                self.model, self.rows[row], ids[index][: steps[index]], tuple(receipts), self.stop_ids
+            )
+
+    def _leave(self, seat: int) -> None:
+        if (row := int(self.row[seat])) != EMPTY:
+            self.prefixes.leave(self.prefix_of[row])
+            self.row[seat] = EMPTY
+
+    def _tidy(self, *, forced: bool) -> None:
+        """Drop prefixes that are no longer needed, at the latest when there is no room."""
+        if forced and (renumbered := self.prefixes.tidy()) is not None:
+            self.prefix = renumbered[self.prefix]
+
+    def _shrink(self) -> None:
+        """Repack the batch once enough of its rows have finished and none waits.
+
+        A few empty seats stay, so that the number of seats takes few values: matrix kernels are
+        prepared anew for every shape.
+        """
+        empty = (~self.live).nonzero().flatten().tolist()
+        living = len(self.live) - len(empty)
+        spare = -living % STEP
+        if self.queue or not living or len(empty) - spare < max(STEP, len(self.live) // SHRINK):
+            return
+        keep = self.live.clone()
+        keep[empty[:spare]] = True
+        for seat in empty[spare:]:
+            self._leave(seat)
+        packing = Packing.of(keep)
+        for kept in self.cache.added.values():
+            kept.move(packing.source, packing.target)
+        self.edits.pack(packing)
+        for name in ("row", "live", "prefix", "prompt", "start", "steps", "next_ids", "spec"):
+            setattr(self, name, packing(getattr(self, name)))
+        self._tidy(forced=True)
+        self.seating = None

@@ -1,0 +1,130 @@
+"""Logits of the next token under many conditions: one prefill per context, then one packed step.
+
+An ablation scan asks the same of every context under every layer's ablation. The context is run
+once; the step that follows holds one row per condition, and all read the same cache.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from backtracking.core.errors import InputError, ReceiptError
+from backtracking.core.interventions import At, Ban, Condition, Intervention, Window
+from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling.attention import use_packed_attention
+from backtracking.model.sampling.edits import Edits, Spec, Tally
+from backtracking.model.sampling.packed_cache import Decode, PackedCache, Seating
+from backtracking.model.sampling.prefixes import TOKENS_AT_ONCE, Prefix, Prefixes, forward
+
+ROWS_AT_ONCE = {"cpu": 512, "cuda": 8192}
+
+
+@torch.inference_mode()
+def next_logits(
+    model: HookedReasoner,
+    contexts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    *,
+    prompts: Sequence[int] | None = None,
+) -> Iterator[tuple[int, Float[Tensor, "condition vocab"]]]:
+    """For each context the logits after its last token, under every condition.
+
+    Args:
+        model: The reasoner.
+        contexts: Token ids, at least two each.
+        conditions: What is done; a ban is refused, since it does not change logits but their use.
+        prompts: How many tokens of each context are its prompt, which decides what the scopes `prompt`
+            and `decode` cover. All but the last token if not given: `decode` is then the position
+            whose logits are returned, and nothing else.
+
+    Yields:
+        Index of the context, and its logits in float32, one row per condition. Contexts come in order of
+        their length.
+
+    Raises:
+        InputError: A context that is too short or too long, a ban, or a window.
+        ReceiptError: An intervention touched other positions than it should have.
+    """
+    lengths = [len(context) - 1 for context in contexts] if prompts is None else list(prompts)
+    _check(model, contexts, conditions, lengths)
+    use_packed_attention(model.plain.module)
+    kind = "cuda" if model.device.type == "cuda" else "cpu"
+    order = sorted(range(len(contexts)), key=lambda index: len(contexts[index]))
+    while order:
+        longest = len(contexts[order[0]])
+        count = max(1, min(ROWS_AT_ONCE[kind] // len(conditions), 2 * TOKENS_AT_ONCE[kind] // longest))
+        batch, order = order[:count], order[count:]
+        rows = [(tuple(contexts[index]), lengths[index]) for index in batch]
+        logits = _score(model, rows, [condition.interventions for condition in conditions])
+        yield from zip(batch, logits, strict=True)
+
+
+def _score(
+    model: HookedReasoner, contexts: Sequence[tuple[tuple[int, ...], int]], conditions: Sequence[Spec]
+) -> Float[Tensor, "context condition vocab"]:
+    device = model.device
+    pairs = [(ids, prompt, spec) for ids, prompt in contexts for spec in conditions]
+    prefixes = [Prefix.of(ids[:-1], spec, min(prompt, len(ids) - 1)) for ids, prompt, spec in pairs]
+    specs = {
+        spec: index for index, spec in enumerate(dict.fromkeys([*(prefix.spec for prefix in prefixes), *conditions]))
+    }
+    edits = Edits(model, list(specs))
+    distinct = list(dict.fromkeys(prefixes))
+    cache = PackedCache(
+        seats=len(pairs), entries=len(distinct), width=max(len(prefix.ids) for prefix in distinct), columns=1
+    )
+    with edits.installed():
+        held = Prefixes(model, edits, specs, cache, prefixes)
+        while not all(held.has(prefix) for prefix in distinct):
+            held.run_next()
+        entries = torch.tensor([held.entry(prefix) for prefix in prefixes], device=device)
+        lengths = torch.tensor([len(prefix.ids) for prefix in prefixes], device=device)
+        own = torch.tensor([specs[spec] for _, _, spec in pairs], device=device)
+        edits.count_from_zero(len(pairs))
+        edits.bind(own, lengths[:, None], torch.tensor([prompt for _, prompt, _ in pairs], device=device))
+        passing = Decode(cache, Seating.of(entries, lengths, torch.zeros_like(lengths)), lengths)
+        last = torch.tensor([ids[-1] for ids, _, _ in pairs], device=device)
+        logits = forward(model, last[:, None], lengths[:, None], passing)[:, 0].float()
+        counted = edits.counted(torch.arange(len(pairs), device=device), own.tolist())
+    for prefix, (ids, prompt, spec), tally in zip(prefixes, pairs, counted, strict=True):
+        _check_receipts(held.tally(prefix), tally, ids, prompt, spec)
+    return logits.unflatten(0, (len(contexts), len(conditions)))
+
+
+def _check_receipts(
+    before: dict[str, Tally], after: dict[str, Tally], ids: tuple[int, ...], prompt: int, spec: Spec
+) -> None:
+    none = Tally(0, 0.0)
+    for intervention in spec:
+        name = str(intervention)
+        found = (before.get(name, none) + after.get(name, none)).positions
+        if found != (wanted := _wanted(intervention, len(ids), prompt)):
+            raise ReceiptError(f"{name} touched {found} positions of a context of {len(ids)} tokens, not {wanted}")
+
+
+def _wanted(intervention: Intervention, length: int, prompt: int) -> int:
+    """Positions of the context it has to touch."""
+    scope = None if isinstance(intervention, Ban) else intervention.scope
+    if isinstance(scope, At):
+        return sum(position < length for position in scope.positions)
+    return {"all": length, "prompt": prompt, "decode": length - prompt}[str(scope)]
+
+
+def _check(
+    model: HookedReasoner, contexts: Sequence[Sequence[int]], conditions: Sequence[Condition], prompts: Sequence[int]
+) -> None:
+    if not conditions or not contexts:
+        raise InputError("there are no contexts or no conditions to score")
+    for condition in conditions:
+        for intervention in condition.interventions:
+            if isinstance(intervention, Ban) or isinstance(intervention.scope, Window):
+                raise InputError(
+                    f"{intervention} cannot be scored: use sites with the scopes all, prompt, decode or at"
+                )
+    for context, prompt in zip(contexts, prompts, strict=True):
+        if not 2 <= len(context) <= model.context:
+            raise InputError(f"a context has {len(context)} tokens; {model.name} takes 2 to {model.context}")
+        if not 1 <= prompt <= len(context):
+            raise InputError(f"a prompt of {prompt} tokens does not fit a context of {len(context)}")
