@@ -165,7 +165,7 @@ def _greedy(
 
 
 def _with_strong(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
-    """The conditions, and each with its sites scaled by `STRONG`: an ablation may leave 12 greedy tokens as they are."""
+    """The conditions, and each with its sites scaled by `STRONG`, since an ablation may move no greedy token."""
     strong = [
         Condition(
             f"{each.name}, strong", [Scale(i.site, STRONG, i.scope) for i in each.interventions if isinstance(i, Scale)]
@@ -186,7 +186,13 @@ def _moved(greedy: dict[tuple[str, Any], tuple[int, ...]], work: Work) -> dict[s
     }
 
 
-def _agreement(peer: Peer, model: HookedReasoner, work: Work, greedy: dict[tuple[str, Any], tuple[int, ...]]) -> float:
+def _agreement(
+    peer: Peer,
+    model: HookedReasoner,
+    work: Work,
+    conditions: Sequence[Condition],
+    greedy: dict[tuple[str, Any], tuple[int, ...]],
+) -> float:
     """Share of the engine's greedy tokens that the peer has at the same place."""
     problems = work.problems[:VERIFY_PROMPTS]
     prompts = [model.to_ids(problem) for problem in problems]
