@@ -94,7 +94,7 @@ def summary(timings: dict[str, list[Timing]], engine: str) -> dict[str, Any]:
         entry: dict[str, Any] = {"repetitions": [{**asdict(run), "rate": run.rate} for run in runs]}
         entry["rate"] = spread([run.rate for run in runs])
         entry["other_cores"] = max(run.other_cores for run in runs)
-        if name != engine:
+        if name != engine and engine in timings:
             pairs = zip(timings[engine], runs, strict=True)
             ratios = [mine.rate / theirs.rate for mine, theirs in pairs]
             entry["engine_over_peer"] = {**spread(ratios), "by_repetition": ratios}

@@ -3,7 +3,7 @@
 A decode step of R rows must multiply R vectors with every weight matrix, and read the weights and the rows' key-value
 cache. Its least time is the larger of (a) the multiplications at the rate that `torch.nn.functional.linear` reaches on
 the model's own shapes with R rows and (b) those bytes at the bandwidth of reading an array larger than the caches.
-The prompts are counted once each, at the arithmetic rate of the largest R. Left out, so the limit is below
+Each prompt is counted once, at the arithmetic rate of 256 rows, with one unembedding. Left out, so the limit is below
 what is possible: attention's own arithmetic, norms, sampling, interventions.
 """
 
@@ -20,6 +20,7 @@ from backtracking.core.completions import Completion
 
 ARRAY_BYTES = 1 << 29
 ROWS = (32, 128)
+PROMPT_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Shapes:
     """What a forward pass of the model multiplies and reads."""
 
     matrices: tuple[tuple[int, int], ...]
-    """Output and input width of each weight matrix, the unembedding included."""
+    """Output and input width of each weight matrix, the unembedding last."""
     bytes_per_weight: int
     cache_bytes: int
     """Of the key-value cache, per row and position."""
@@ -60,7 +61,9 @@ def limits(module: PreTrainedModel, done: Sequence[Completion], seconds: float) 
     counts = sorted({*(rows for rows in ROWS if rows < len(done)), len(done)})
     rates = {rows: linear_rate(shapes, rows, module.dtype) for rows in counts}
     prompts = {completion.problem_id: len(completion.prompt_ids) for completion in done}
-    prefill = 2 * shapes.weights * sum(prompts.values()) / rates[counts[-1]]
+    wide, narrow = shapes.matrices[-1]
+    multiplied = (shapes.weights - wide * narrow) * sum(prompts.values()) + wide * narrow * len(prompts)
+    prefill = 2 * multiplied / linear_rate(shapes, PROMPT_ROWS, module.dtype)
     at = [_at(shapes, done, rows, rates[rows], bandwidth) for rows in counts]
     best = min(at, key=lambda entry: entry["seconds"])
     return {

@@ -9,6 +9,7 @@ nnsight is no dependency of this library. To include it: `pip install nnsight` (
 
 import copy
 import importlib.util
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,6 +125,8 @@ class NnsightGenerate(Peer):
         from nnsight import TransformersModel  # optional, see the module docstring
 
         super().__init__(model)
+        # A batch may end before the last step asked for; nnsight then says that its loop was cut short.
+        warnings.filterwarnings("ignore", message=".*was never reached: the loop asked", category=UserWarning)
         self.model = TransformersModel(module, tokenizer=copy.deepcopy(model.tokenizer), task="text-generation")
         self.width = _head_width(module)
         self.batch, self.name = batch, f"nnsight generate, batch {batch}"

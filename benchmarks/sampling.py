@@ -11,6 +11,7 @@ another process holds a core, everything can be many times slower; `other_cores`
 """
 
 import argparse
+import copy
 import inspect
 import os
 import statistics
@@ -24,6 +25,7 @@ from harness import ROOT, Contender, circumstances, summary, take_turns, write_j
 from limits import limits
 from peers import BridgeGenerate, HuggingFaceGenerate, NnsightGenerate, Peer, nnsight_installed, plain_copy
 from table import sampling_table
+from transformers import PreTrainedModel
 from work import Work, work_on
 
 from backtracking.core.completions import Completion
@@ -55,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> str:
         "engine": {"engine": asked.engine or _default_engine(), "rows": asked.rows or "the default"},
         **circumstances(),
     }
-    peers, result["skipped"] = _peers(model, asked.peers)
+    module = plain_copy(model)
+    peers, result["skipped"] = _peers(model, module, asked.peers)
     verified = _with_strong(work.conditions)
     greedy = _greedy(model, work, verified, options)
     result["moved_by_conditions"] = _moved(greedy, work)
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     result["slices"] = {contender.name: contender.does for contender in contenders}
     result["results"] = summary(timings, ENGINE)
     seconds = statistics.median(timing.seconds for timing in timings[ENGINE])
-    result["limit"] = limits(plain_copy(model), last, seconds)
+    result["limit"] = limits(module, last, seconds)
     result["machine"]["load_after"] = os.getloadavg()
     write_json(result, asked.out)
     return sampling_table(result)
@@ -118,17 +121,15 @@ def _default_engine() -> str:
     return "bridge (the only one)" if engine is None else f"{engine.default} (the default)"
 
 
-def _peers(model: HookedReasoner, wanted: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
+def _peers(model: HookedReasoner, module: PreTrainedModel, wanted: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
     found: list[Peer] = []
     skipped: dict[str, str] = {}
     if "bridge" in wanted:
         found.append(BridgeGenerate(model, 32))
     batches = [int(name.removeprefix("huggingface-")) for name in wanted if name.startswith("huggingface-")]
-    if batches:
-        module = plain_copy(model)
-        found += [HuggingFaceGenerate(model, module, batch) for batch in batches]
+    found += [HuggingFaceGenerate(model, module, batch) for batch in batches]
     if "nnsight" in wanted and nnsight_installed():
-        found.append(NnsightGenerate(model, plain_copy(model), 32))
+        found.append(NnsightGenerate(model, copy.deepcopy(module), 32))
     elif "nnsight" in wanted:
         skipped["nnsight generate"] = "not installed"
     return found, skipped
