@@ -35,7 +35,7 @@ lint: setup  ## lint, mending what can be mended
 format: setup  ## format the code
 	$(BIN)/ruff format .
 
-bench: setup  ## time the engine against its peers (an idle machine, hours); results in data/benchmarks
+bench: setup  ## time the engine against its peers (needs an idle machine, an hour or two)
 	$(BIN)/python benchmarks/sampling.py --model organism
 	$(BIN)/python benchmarks/sampling.py --model smollm2
 

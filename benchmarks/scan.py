@@ -175,7 +175,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _difference(scan: Scan, model: HookedReasoner, case: Case) -> tuple[float, float]:
-    """Over some components: how far the cells are from those of `HookedReasoner.intervening`, and how large these are."""
+    """On some components: largest difference from the cells of `HookedReasoner.intervening`, and their largest."""
     layers = model.cfg.n_layers
     chosen = {(layers * step // VERIFY_COMPONENTS, COMPONENTS[step % 2]) for step in range(VERIFY_COMPONENTS)}
     cells, base = scan([case])[0], _logprob(model, case)

@@ -21,8 +21,8 @@ def sampling_table(result: dict[str, Any]) -> str:
     )
     bound = f"{limit['bound_by']}, {limit['best_rows']} rows"
     return _table(heading, "useful tokens/s", result) + (
-        f"\n\nThe engine takes {limit['engine_seconds']:.1f} s; by measured arithmetic and bandwidth the least is "
-        f"{limit['limit_seconds']:.1f} s ({bound}): {limit['share_of_limit']:.0%} of the limit."
+        f"\n\nThe engine takes {_short(limit['engine_seconds'])} s; by measured arithmetic and bandwidth the least is "
+        f"{_short(limit['limit_seconds'])} s ({bound}): {limit['share_of_limit']:.0%} of the limit."
     )
 
 
