@@ -6,7 +6,7 @@ TORCH := 2.13.0
 # Address of an index with CPU builds of torch, for machines without a GPU whose pip finds none.
 TORCH_INDEX ?=
 
-.PHONY: help setup bootstrap demo test check lint format doctor smoke notebook lock clean
+.PHONY: help setup bootstrap demo test check lint format bench doctor smoke notebook lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,10 @@ lint: setup  ## lint, mending what can be mended
 
 format: setup  ## format the code
 	$(BIN)/ruff format .
+
+bench: setup  ## time the engine against its peers (needs an idle machine, an hour or two)
+	$(BIN)/python benchmarks/sampling.py --model organism
+	$(BIN)/python benchmarks/sampling.py --model smollm2
 
 doctor: setup  ## look over this machine
 	$(BIN)/backtracking doctor

@@ -1,0 +1,134 @@
+"""What this machine could do at best: measured arithmetic and memory bandwidth, and the least time they allow.
+
+A decode step of R rows must multiply R vectors with every weight matrix, and read the weights and the rows' key-value
+cache. Its least time is the larger of (a) the multiplications at the rate that `torch.nn.functional.linear` reaches on
+the model's own shapes with R rows and (b) those bytes at the bandwidth of reading an array larger than the caches.
+Each prompt is counted once, at the arithmetic rate of 256 rows, with one unembedding. Left out, so the limit is below
+what is possible: attention's own arithmetic, norms, sampling, interventions.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from backtracking.core.completions import Completion
+
+ARRAY_BYTES = 1 << 29
+ROWS = (32, 128)
+PROMPT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a forward pass of the model multiplies and reads."""
+
+    matrices: tuple[tuple[int, int], ...]
+    """Output and input width of each weight matrix, the unembedding last."""
+    bytes_per_weight: int
+    cache_bytes: int
+    """Of the key-value cache, per row and position."""
+
+    @property
+    def weights(self) -> int:
+        """Entries of all matrices: multiply-adds per token."""
+        return sum(wide * narrow for wide, narrow in self.matrices)
+
+
+def shapes_of(module: PreTrainedModel) -> Shapes:
+    """Read the shapes off a plain Hugging Face module; a tied unembedding counts once, as it is read once."""
+    config: Any = module.config
+    inside = [
+        tuple(parameter.shape)
+        for name, parameter in module.named_parameters()
+        if parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+    ]
+    unembedding = (config.vocab_size, config.hidden_size)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = module.dtype.itemsize
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * width * size
+    return Shapes((*inside, unembedding), size, cache)
+
+
+def limits(module: PreTrainedModel, done: Sequence[Completion], seconds: float) -> dict[str, Any]:
+    """The least time for these completions at several row counts, and its share of the time taken."""
+    shapes = shapes_of(module)
+    bandwidth = read_bandwidth()
+    counts = sorted({*(rows for rows in ROWS if rows < len(done)), len(done)})
+    rates = {rows: linear_rate(shapes, rows, module.dtype) for rows in counts}
+    prompts = {completion.problem_id: len(completion.prompt_ids) for completion in done}
+    wide, narrow = shapes.matrices[-1]
+    multiplied = (shapes.weights - wide * narrow) * sum(prompts.values()) + wide * narrow * len(prompts)
+    prefill = 2 * multiplied / linear_rate(shapes, PROMPT_ROWS, module.dtype)
+    at = [_at(shapes, done, rows, rates[rows], bandwidth) for rows in counts]
+    best = min(at, key=lambda entry: entry["seconds"])
+    return {
+        "shapes": {**asdict(shapes), "matrices": _counted(shapes.matrices), "weights": shapes.weights},
+        "bandwidth_bytes_per_second": bandwidth,
+        "prefill_seconds": prefill,
+        "decode": at,
+        "best_rows": best["rows"],
+        "bound_by": best["bound_by"],
+        "limit_seconds": prefill + best["seconds"],
+        "engine_seconds": seconds,
+        "share_of_limit": (prefill + best["seconds"]) / seconds,
+        "rule": "per row count: max(arithmetic, memory); the least over row counts, plus the prompts once each",
+    }
+
+
+def linear_rate(shapes: Shapes, rows: int, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of `linear` over all the model's matrices, in turn."""
+    inputs = {narrow: torch.randn(rows, narrow, dtype=dtype) for _, narrow in shapes.matrices}
+    weights = [torch.randn(shape, dtype=dtype) for shape in shapes.matrices]
+
+    def multiply_all() -> None:
+        for weight in weights:
+            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+
+    with torch.inference_mode():
+        return 2 * shapes.weights * rows / _least_seconds(multiply_all)
+
+
+def read_bandwidth() -> float:
+    """Bytes per second of summing an array larger than the caches, with all threads."""
+    array = torch.ones(ARRAY_BYTES // 8, dtype=torch.int64)
+    return ARRAY_BYTES / _least_seconds(lambda: array.sum())
+
+
+def _at(shapes: Shapes, done: Sequence[Completion], rows: int, rate: float, bandwidth: float) -> dict[str, Any]:
+    fed = sum(len(completion.ids) - 1 for completion in done)  # the last token is sampled, not fed
+    steps = fed / rows
+    positions = sum(
+        sum(range(len(completion.prompt_ids) + 1, len(completion.prompt_ids) + len(completion.ids)))
+        for completion in done
+    )
+    arithmetic = 2 * shapes.weights * fed / rate
+    memory = (steps * shapes.weights * shapes.bytes_per_weight + positions * shapes.cache_bytes) / bandwidth
+    return {
+        "rows": rows,
+        "steps": steps,
+        "linear_gflops": rate / 1e9,
+        "arithmetic_seconds": arithmetic,
+        "memory_seconds": memory,
+        "bound_by": "arithmetic" if arithmetic >= memory else "memory",
+        "seconds": max(arithmetic, memory),
+    }
+
+
+def _least_seconds(work: Callable[[], object], budget: float = 0.5) -> float:
+    """Time of the quickest of as many runs as fit the budget, three at least."""
+    work()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < budget:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _counted(matrices: Sequence[tuple[int, int]]) -> dict[str, int]:
+    return {f"{wide} x {narrow}": count for (wide, narrow), count in Counter(matrices).items()}
