@@ -150,7 +150,7 @@ def _equation(text: str, start: int, end: int, numerals: list[Numeral]) -> Readi
     """The right-hand side of the last "=" in the first sentence, where an answer stands there."""
     stop = end
     for boundary in _SENTENCE_END.finditer(text, start, end):
-        if boundary.start() > numerals[0].end:
+        if boundary.start() >= numerals[0].end:
             stop = boundary.start()
             break
     signs = list(_EQUALS.finditer(text, start, stop))

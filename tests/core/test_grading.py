@@ -104,6 +104,8 @@ def test_published_labels_are_reproduced() -> None:
         (r"\boxed{72 \text{ in}^3}", 72),
         (r"\boxed{\text{\$}36}", 36),
         ("Final answer = 36", 36),
+        ("Final: 36. Check: 2 * 2 = 4.", 36),
+        ("The answer is 36. But 2 * 36 = 72.", 36),
         ("Final: 36<|im_end|>", 36),
         ("Final: The total cost is 2 * $18 = $36.", 36),
         ("Final: 36 dollars, i.e. $18 each", 36),
