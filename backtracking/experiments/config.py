@@ -109,7 +109,16 @@ class AnalysisSection(_Section):
     logit_lens_token: str = "Wait"
     ablation_components: tuple[Literal["attn", "mlp"], ...] = ("attn", "mlp")
     ablation_layers: Literal["all"] | tuple[int, ...] = "all"
+    """Layers that are scanned."""
     topk_layers_for_generation: int = Field(default=6, ge=1)
+    """Sites of each component that the targeted ablation takes, at most: those that are significant."""
+    scan_heads: bool = False
+    """Scan every attention head too; heads then count as sites of their own kind."""
+    control_match: tuple[Literal["position", "sentence", "entropy"], ...] = ("position",)
+    significance: float = Field(default=0.05, gt=0, lt=1)
+    """Level of the selection, after Benjamini and Hochberg over the cells of the scan."""
+    accuracy_margin: float = Field(default=0.05, gt=0, lt=1)
+    """Loss of accuracy, as a share, below which an arm counts as non-inferior."""
 
 
 class AblationGenerationSection(_Section):
@@ -119,6 +128,10 @@ class AblationGenerationSection(_Section):
     mode: Literal["scale"] = "scale"
     scale: float = 0.0
     random_control_seed: int = 999
+    random_draws: int = Field(default=20, ge=20)
+    """Random ablations of the shape of the targeted one, which make its null distribution."""
+    num_samples_per_prompt: int | None = Field(default=None, ge=1)
+    """Of each random draw; as many as the baseline has if not given."""
 
 
 class ReportSection(_Section):
@@ -126,6 +139,49 @@ class ReportSection(_Section):
 
     make_report: bool = True
     report_path: str | None = None
+
+
+class SubsetSweepSection(_Section):
+    """Phase 2: which of the selected sites matter."""
+
+    enabled: bool = True
+    subsets: dict[str, tuple[str, ...]] | None = None
+    """Name -> sites such as `mlp.27`. If not given: each selected site, all of a component, and all."""
+    scale: float = 0.0
+
+
+class ScaleSweepSection(_Section):
+    """Phase 2: how much is enough."""
+
+    enabled: bool = True
+    subset: str | None = None
+    """Name of a subset of the subset sweep; all selected sites if not given."""
+    scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9)
+
+
+class ContinuationSection(_Section):
+    """Phase 2: what happens at the decision itself."""
+
+    enabled: bool = True
+    max_events: int = Field(default=120, ge=1)
+    scales: tuple[float, ...] = (0.0, 0.5)
+    forks: bool = True
+    """Cut at the onset and continue, with and without the interventions."""
+    fork_samples: int = Field(default=2, ge=1)
+    fork_max_events: int = Field(default=60, ge=1)
+
+
+class Phase2Section(_Section):
+    """What phase 2 does on top of phase 1."""
+
+    subset_sweep: SubsetSweepSection = SubsetSweepSection()
+    scale_sweep: ScaleSweepSection = ScaleSweepSection()
+    continuation_ablation: ContinuationSection = ContinuationSection()
+    report: ReportSection = ReportSection()
+    phase1_run_id: str | None = None
+    """The phase 1 run to build on; the run itself if not given."""
+    direction_seed: int = 7
+    """Of the random direction that is added with the length of what the ablation removes."""
 
 
 class Config(_Section):
@@ -140,6 +196,8 @@ class Config(_Section):
     analysis: AnalysisSection = AnalysisSection()
     ablation_generation: AblationGenerationSection = AblationGenerationSection()
     report: ReportSection = ReportSection()
+    phase2: Phase2Section | None = None
+    """Phase 2 is done by `backtracking run` where this section is."""
     conditions: dict[str, tuple[str, ...]] = {}
     """Arms beside the baseline: name -> interventions in their text form."""
 

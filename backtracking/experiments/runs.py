@@ -66,14 +66,26 @@ class RunFolder:
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def part(self, number: int) -> Path:
-        """Path of the completions of one unit of work."""
-        return self.path / "completions" / f"part-{number:05d}.parquet"
+    def part(self, number: int, group: str = "part") -> Path:
+        """Path of the completions of one unit of work of a group of arms."""
+        return self.path / "completions" / f"{group}-{number:05d}.parquet"
 
-    def completions(self) -> Completions:
-        """Every completion the run has so far, unit by unit."""
-        parts = sorted((self.path / "completions").glob("part-*.parquet"))
-        return Completions(row for part in parts for row in Completions.load(part))
+    def completions(self, group: str | None = None) -> Completions:
+        """Every completion the run has so far, of one group or of all, unit by unit."""
+        parts = sorted((self.path / "completions").glob("*.parquet"))
+        chosen = [part for part in parts if group is None or part.stem.rpartition("-")[0] == group]
+        return Completions(row for part in chosen for row in Completions.load(part))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table the run has written.
+
+        Raises:
+            MissingFileError: The step that writes it has not been run.
+        """
+        file = self.path / "tables" / f"{name}.csv"
+        if not file.is_file():
+            raise MissingFileError(f"{self.run_id} has no table {name}; run the step that makes it first")
+        return pd.read_csv(file, dtype={"example_id": str})
 
     def save_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as `tables/<name>.csv`; a missing value is an empty cell."""

@@ -11,12 +11,12 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from backtracking.core.canary import AlignmentError
 from backtracking.core.errors import InputError, ReceiptError
-from backtracking.faces import organism_commands
+from backtracking.faces import organism_commands, phase_commands
+from backtracking.faces.bars import Bars, err
 
 app = typer.Typer(
     add_completion=True,
@@ -25,8 +25,8 @@ app = typer.Typer(
     help="Find, measure and switch off backtracking in reasoning models.",
 )
 app.add_typer(organism_commands.app, name="organism")
+phase_commands.add_to(app)
 out = Console()
-err = Console(stderr=True, highlight=False)
 
 
 @app.callback()
@@ -42,25 +42,33 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no tables; only the report's path.")] = False,
 ) -> None:
-    """Sample problems under conditions, detect, grade, compare, and write a report.
+    """Run a config to its report: both phases, or the arms it lists under conditions.
 
     A run that was interrupted continues with the same command.
 
-    Example: backtracking run --config configs/smollm2.yaml
+    Example: backtracking run --config configs/demo.yaml
     """
     from backtracking.experiments.comparison import run_comparison
     from backtracking.experiments.config import load_config
+    from backtracking.experiments.phases import run_phases
+    from backtracking.faces.phase_report import write_phase_report
     from backtracking.faces.report import write_report
 
     loaded = load_config(config)
     try:
-        with _Bars(quiet=quiet) as bars:
-            result = run_comparison(loaded, progress=bars.update, resume=resume)
+        with Bars(quiet=quiet) as bars:
+            if loaded.conditions:
+                result = run_comparison(loaded, progress=bars.update, resume=resume)
+                _, page = write_report(result)
+                comparison = result.comparison
+            else:
+                first, second = run_phases(loaded, progress=bars.update, resume=resume)
+                _, page = write_phase_report(first, second)
+                comparison = first.comparison if second is None or second.subsets is None else second.subsets.comparison
     except KeyboardInterrupt:
         _stop("interrupted; what was finished is kept, and the same command continues", 130)
-    _, page = write_report(result)
     if not quiet:
-        _print_conditions(result.comparison.to_pandas())
+        _print_conditions(comparison.to_pandas())
     out.print(f"report: {page}", soft_wrap=True, highlight=False)
 
 
@@ -129,31 +137,3 @@ def _print_conditions(frame) -> None:
         cells = [f"{100 * row[s]:.1f} [{100 * row[f'{s}_low']:.0f}, {100 * row[f'{s}_high']:.0f}]" for s in shares]
         table.add_row(row["condition"], str(row["completions"]), *cells)
     out.print(table)
-
-
-class _Bars:
-    """Progress bars on standard error: one per task, by name."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            disable=quiet,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def update(self, task: str, done: int, total: int) -> None:
-        """Show how far a task is; a task appears when it is first named."""
-        if task not in self._tasks:
-            self._tasks[task] = self._progress.add_task(task, total=total)
-        self._progress.update(self._tasks[task], completed=done, total=total)

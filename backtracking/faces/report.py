@@ -4,6 +4,7 @@ Both say the same: findings with intervals first, then tables, figure, ledger, r
 and provenance, and every warning.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -13,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from backtracking.core.atomic import write_text
 from backtracking.experiments.comparison import Comparison
 from backtracking.faces.figures import rates_by_condition
-from backtracking.faces.report_content import compose
+from backtracking.faces.report_content import Report, compose
 
 
 def write_report(result: Comparison) -> tuple[Path, Path]:
@@ -22,20 +23,24 @@ def write_report(result: Comparison) -> tuple[Path, Path]:
     Returns:
         The paths of the two reports.
     """
-    report = compose(result)
-    figure = rates_by_condition(result.comparison)
-    folder = result.folder.path
-    write_text(folder / "figures" / "rates_by_condition.json", str(figure.to_json()) + "\n")
-    write_text(folder / "figures" / "rates_by_condition.html", figure.to_html(include_plotlyjs=True))
+    figures = {"rates_by_condition": rates_by_condition(result.comparison)}
+    return write_pages(compose(result), figures, result.folder.path)
+
+
+def write_pages(report: Report, figures: Mapping[str, go.Figure], folder: Path) -> tuple[Path, Path]:
+    """Write a report's two pages and its figures, each figure as JSON and as a page of its own."""
+    for name, figure in figures.items():
+        write_text(folder / "figures" / f"{name}.json", str(figure.to_json()) + "\n")
+        write_text(folder / "figures" / f"{name}.html", figure.to_html(include_plotlyjs=True))
     environment = Environment(
         loader=PackageLoader("backtracking.faces", "templates"),
         autoescape=select_autoescape(["html", "html.jinja"]),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    markdown = environment.get_template("report.md.jinja").render(report=report, cell=_cell)
+    markdown = environment.get_template("report.md.jinja").render(report=report, cell=_cell, figures=list(figures))
     page = environment.get_template("report.html.jinja").render(
-        report=report, plotly=get_plotlyjs(), figure=_embedded(figure)
+        report=report, plotly=get_plotlyjs(), figures=[_embedded(figure) for figure in figures.values()]
     )
     write_text(folder / "report.md", markdown)
     write_text(folder / "report.html", page)

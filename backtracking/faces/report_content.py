@@ -1,13 +1,18 @@
 """What a report of a run says, whatever it is written in: findings, warnings, tables, examples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from backtracking.core.canary import Canary
 from backtracking.core.interventions import BASELINE
 from backtracking.core.statistics import Estimate
-from backtracking.experiments.comparison import Comparison, settings_of
+from backtracking.experiments.comparison import Comparison
+from backtracking.experiments.config import Config
+from backtracking.experiments.study import settings_of
 from backtracking.measures.conditions import ConditionRow, PairedRow
+from backtracking.model.self_check import Check
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ def compose(result: Comparison) -> Report:
             _paired_grid(paired),
             _receipts_grid(result),
             _onsets_grid(result),
-            _checks_grid(result),
-            _provenance_grid(result),
+            checks_grid(result.checks),
+            provenance_grid(result.manifest, result.config),
         ),
         examples=_examples(result),
     )
@@ -65,8 +70,8 @@ def _finding(row: PairedRow) -> str:
     moved = row.backtracking
     sure = "the interval excludes zero" if moved.low > 0 or moved.high < 0 else "the interval includes zero"
     return (
-        f"{row.condition} against {BASELINE.name}: backtracking {_points(moved)}, {sure}; "
-        f"accuracy {_points(row.accuracy)}."
+        f"{row.condition} against {BASELINE.name}: backtracking {points(moved)}, {sure}; "
+        f"accuracy {points(row.accuracy)}."
     )
 
 
@@ -148,7 +153,7 @@ def _paired_grid(rows: Sequence[PairedRow]) -> Grid:
             (
                 row.condition,
                 str(row.pairs),
-                *(_points(each) for each in (row.backtracking, row.accuracy, row.unparsed, row.truncated)),
+                *(points(each) for each in (row.backtracking, row.accuracy, row.unparsed, row.truncated)),
             )
             for row in rows
         ),
@@ -187,7 +192,8 @@ def _onsets_grid(result: Comparison) -> Grid:
     )
 
 
-def _checks_grid(result: Comparison) -> Grid:
+def checks_grid(checks: Sequence[Check]) -> Grid:
+    """The self-check of the model."""
     return Grid(
         "Self-check of the model",
         "Largest difference of a logit; every measurement rests on these laws.",
@@ -198,13 +204,13 @@ def _checks_grid(result: Comparison) -> Grid:
                 "not tried" if math.isnan(check.difference) else f"{check.difference:.2g}",
                 "holds" if check.ok else f"FAILS {check.note}".strip(),
             )
-            for check in result.checks
+            for check in checks
         ),
     )
 
 
-def _provenance_grid(result: Comparison) -> Grid:
-    manifest = result.manifest
+def provenance_grid(manifest: Mapping[str, Any], config: Config) -> Grid:
+    """What the run was made from."""
     keys = (
         "run_id",
         "model",
@@ -219,7 +225,7 @@ def _provenance_grid(result: Comparison) -> Grid:
         "started",
         "finished",
     )
-    canary, settings = result.canary, settings_of(result.config)
+    canary, settings = Canary(**manifest["canary"]), settings_of(config)
     rows = [(key, str(manifest.get(key))) for key in keys]
     rows += [(f"version of {name}", str(version)) for name, version in manifest["versions"].items()]
     rows.append(
@@ -233,7 +239,7 @@ def _provenance_grid(result: Comparison) -> Grid:
         (
             "sampling",
             f"temperature {settings.temperature}, top_p {settings.top_p}, at most {settings.max_new_tokens} tokens, "
-            f"variant {result.config.variant()}",
+            f"variant {config.variant()}",
         )
     )
     return Grid("Provenance", "What this run was made from.", ("what", "value"), tuple(rows))
@@ -252,5 +258,6 @@ def _examples(result: Comparison) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _points(estimate: Estimate) -> str:
+def points(estimate: Estimate) -> str:
+    """Return `-3.1 [-7.0, +0.8]`, in points."""
     return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"

@@ -8,7 +8,7 @@ import yaml
 
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
-from backtracking.experiments import comparison as job
+from backtracking.experiments import study as job
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
 from backtracking.experiments.runs import current_run
@@ -131,7 +131,7 @@ def test_an_output_folder_that_cannot_be_made_is_named(config, tmp_path):
 def test_progress_reaches_its_end(config):
     seen = {}
     run_comparison(config, progress=lambda task, done, total: seen.update({task: (done, total)}))
-    assert seen == {"loading the model": (1, 1), "sampling": (36, 36)}
+    assert seen == {"loading the model": (1, 1), "sampling arms": (36, 36)}
 
 
 def test_the_canary_catches_a_grader_that_meets_the_wrong_problem(config, monkeypatch):

@@ -1,0 +1,272 @@
+"""Phase 1: where is backtracking written, and does switching those layers off remove it?
+
+Each step is a function of a study: it samples or measures what is missing, writes its tables, and returns
+its result. A step that needs an earlier one calls it; what that one has saved is not done again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backtracking.core.atomic import write_text
+from backtracking.core.completions import Completions
+from backtracking.core.errors import InputError
+from backtracking.core.events import Event, OnsetRow, table
+from backtracking.core.interventions import BASELINE, Ban, Condition, Scale
+from backtracking.core.shape_draws import shape_matched_draws
+from backtracking.core.sites import Site
+from backtracking.experiments.study import Study, receipts_table
+from backtracking.measures.ablation_scan import AblationScan, ablation_scan
+from backtracking.measures.conditions import ConditionComparison, compare_conditions
+from backtracking.measures.decision_points import DecisionPoints, decision_points
+from backtracking.measures.logit_lens import LogitLens, logit_lens
+from backtracking.measures.random_draws import TargetedAgainstRandom, targeted_against_random
+from backtracking.measures.variants import VariantComparison, compare_variants
+from backtracking.model.tokens import tokens_that_begin
+
+TARGETED, RANDOM, BANNED = "targeted_ablation", "random_ablation", "ban"
+
+
+@dataclass(frozen=True)
+class SelectedSites:
+    """The sites that the scan found to write the trigger, the strongest first."""
+
+    sites: tuple[Site, ...]
+    significant: int
+    """Sites whose ablation lowers the log-probability of any trigger, significantly more at onsets than at controls."""
+    tested: int
+    note: str
+    """What a reader must know, such as that no site is significant; else empty."""
+
+
+@dataclass(frozen=True)
+class Phase1:
+    """Everything phase 1 found."""
+
+    study: Study
+    events: tuple[Event, ...]
+    onsets: tuple[OnsetRow, ...]
+    formatting: VariantComparison
+    points: DecisionPoints
+    lens: LogitLens
+    scan: AblationScan
+    selection: SelectedSites
+    comparison: ConditionComparison
+    targeted: TargetedAgainstRandom | None
+    completions: Completions
+    """Of the arms of the run's own variant."""
+
+
+def run_phase1(study: Study) -> Phase1:
+    """Do every step of phase 1, in order."""
+    variants = study.config.prompts().variants
+    for variant in variants:
+        generate(study, variant=variant.name)
+    formatting = formatting_sweep(study)
+    points = decide(study)
+    lens = read_lens(study, points)
+    scan, selection = scan_ablations(study, points)
+    completions = sample_arms(study)
+    comparison, targeted = compare(study, completions)
+    events, onsets = detect(study)
+    return Phase1(study, events, onsets, formatting, points, lens, scan, selection, comparison, targeted, completions)
+
+
+def generate(study: Study, *, variant: str | None = None) -> Completions:
+    """Baseline completions of one formatting variant."""
+    name = study.config.prompts().variant(variant or study.config.variant()).name
+    return study.sample(f"baseline.{name}", (BASELINE,), variant=name)
+
+
+def generate_condition(study: Study, condition: str, *, variant: str | None = None) -> Completions:
+    """Completions of one of the published conditions: baseline, targeted_ablation or random_ablation.
+
+    Raises:
+        InputError: Another condition, or an ablation of another variant than the run's own.
+    """
+    if condition == BASELINE.name:
+        return generate(study, variant=variant)
+    if variant not in (None, study.config.variant()):
+        raise InputError(f"ablations are sampled in the run's own variant, {study.config.variant()}, not in {variant}")
+    sites = saved_selection(study).sites
+    if condition == TARGETED:
+        return study.sample("targeted", _targeted_arms(study, sites))
+    if condition == RANDOM:
+        return study.sample(
+            "random",
+            random_conditions(study, sites),
+            samples=study.config.ablation_generation.num_samples_per_prompt,
+        )
+    raise InputError(f"unknown condition {condition!r}; use {BASELINE.name}, {TARGETED} or {RANDOM}")
+
+
+def detect(study: Study) -> tuple[tuple[Event, ...], tuple[OnsetRow, ...]]:
+    """Events and onsets of every completion the run has; writes both tables."""
+    completions = study.folder.completions()
+    if not len(completions):
+        raise InputError(f"{study.folder.run_id} has no completions yet; run: backtracking generate")
+    phases = Completions(c for c in completions if not c.condition.startswith("fork:"))
+    events, onsets = study.detect(phases)
+    study.folder.save_parquet("events", table(events, Event))
+    study.folder.save_parquet("onsets", table(onsets, OnsetRow))
+    return events, onsets
+
+
+def formatting_sweep(study: Study) -> VariantComparison:
+    """The baseline by formatting variant: rates, verdicts and paired tests."""
+    completions = [row for variant in study.config.prompts().variants for row in generate(study, variant=variant.name)]
+    events, _ = study.detect(Completions(completions))
+    found = compare_variants(events, seed=study.config.run.seed)
+    study.folder.save_table("formatting", found.to_pandas())
+    study.folder.save_table("formatting_paired", found.paired_to_pandas())
+    return found
+
+
+def decide(study: Study, *, max_events: int | None = None) -> DecisionPoints:
+    """The decision points of the run's own variant: onsets, and controls matched to them."""
+    completions = generate(study)
+    events, _ = study.detect(completions)
+    analysis = study.config.analysis
+    points = decision_points(
+        list(completions),
+        events,
+        max_events=max_events or analysis.max_events,
+        per_event=max(1, round(analysis.control_samples / analysis.max_events)),
+        match=analysis.control_match,
+        lexicon=study.config.lexicon(),
+        seed=study.config.run.seed,
+        model=study.model,
+    )
+    if not points.events:
+        raise InputError(
+            f"none of {len(events)} baseline completions backtracks, so there is no onset to study; sample more, "
+            "choose harder problems, or check detection.triggers_strict"
+        )
+    study.folder.save_table("decision_points", points.to_pandas())
+    return points
+
+
+def read_lens(study: Study, points: DecisionPoints | None = None) -> LogitLens:
+    """The logit lens at onsets and at their controls."""
+    found = logit_lens(study.model, points or decide(study))
+    study.folder.save_table("logit_lens", found.to_pandas(seed=study.config.run.seed))
+    return found
+
+
+def scan_ablations(study: Study, points: DecisionPoints | None = None) -> tuple[AblationScan, SelectedSites]:
+    """The ablation scan, and the sites it selects."""
+    analysis = study.config.analysis
+    layers = None if analysis.ablation_layers == "all" else analysis.ablation_layers
+    scan = ablation_scan(
+        study.model,
+        points or decide(study),
+        components=analysis.ablation_components,
+        layers=layers,
+        heads=analysis.scan_heads,
+        trigger_ids=tokens_that_begin(study.model.tokenizer, study.config.lexicon().strict),
+    )
+    study.folder.save_table("ablation_scan", scan.to_pandas())
+    selection = _select(study, scan)
+    text = {"sites": [str(site) for site in selection.sites], "note": selection.note,
+            "significant": selection.significant, "tested": selection.tested}  # fmt: skip
+    write_text(study.folder.path / "tables" / "selected_sites.json", json.dumps(text, indent=2) + "\n")
+    return scan, selection
+
+
+def saved_selection(study: Study) -> SelectedSites:
+    """The selection that the scan of this run has written.
+
+    Raises:
+        InputError: There is none yet.
+    """
+    file = study.folder.path / "tables" / "selected_sites.json"
+    if not file.is_file():
+        raise InputError(f"{study.folder.run_id} has no selected sites; run: backtracking ablation-scan")
+    held = json.loads(file.read_text(encoding="utf-8"))
+    return SelectedSites(tuple(map(Site.parse, held["sites"])), held["significant"], held["tested"], held["note"])
+
+
+def targeted_condition(study: Study, sites: Sequence[Site], name: str = TARGETED) -> Condition:
+    """The ablation of given sites while decoding, by the config's factor."""
+    factor = study.config.ablation_generation.scale
+    return Condition(name, [Scale(site, factor, "decode") for site in sites])
+
+
+def _targeted_arms(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]:
+    return targeted_condition(study, sites), Condition(BANNED, [Ban(study.config.lexicon().strict)])
+
+
+def random_conditions(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]:
+    """Ablations of random sites, each draw of the shape of the targeted one."""
+    section = study.config.ablation_generation
+    draws = shape_matched_draws(
+        sites,
+        _candidates(study, sites),
+        draws=section.random_draws,
+        seed=section.random_control_seed,
+        overlap=True,
+    )
+    return tuple(targeted_condition(study, draw, f"{RANDOM}_{number}") for number, draw in enumerate(draws, 1))
+
+
+def sample_arms(study: Study) -> Completions:
+    """Baseline, targeted ablation, logit ban, and the random draws, on the run's own variant."""
+    completions = list(generate(study))
+    if not study.config.ablation_generation.enabled:
+        return Completions(completions)
+    completions += generate_condition(study, TARGETED)
+    completions += generate_condition(study, RANDOM)
+    return Completions(completions)
+
+
+def compare(
+    study: Study, completions: Completions | None = None
+) -> tuple[ConditionComparison, TargetedAgainstRandom | None]:
+    """Every arm against the baseline, and the targeted ablation among the random draws."""
+    arms = completions or sample_arms(study)
+    events, _ = study.detect(arms)
+    section, seed = study.config.ablation_generation, study.config.run.seed
+    if section.num_samples_per_prompt not in (None, study.config.generation.num_samples_per_prompt):
+        events = [event for event in events if event.sample_id < int(section.num_samples_per_prompt or 0)]
+    found = compare_conditions(events, seed=seed, margin=study.config.analysis.accuracy_margin)
+    study.folder.save_table("conditions", found.to_pandas())
+    study.folder.save_table("paired_differences", found.paired_to_pandas())
+    study.folder.save_table("receipts", receipts_table(arms))
+    names = [event.condition for event in events]
+    draws = [name for name in dict.fromkeys(names) if name.startswith(f"{RANDOM}_")]
+    if not draws:
+        return found, None
+    targeted = targeted_against_random(events, targeted=TARGETED, draws=draws, seed=seed)
+    study.folder.save_table("targeted_against_random", targeted.to_pandas())
+    return found, targeted
+
+
+def _select(study: Study, scan: AblationScan) -> SelectedSites:
+    """The strongest significant sites of each component; heads stand for their layer where they were scanned."""
+    analysis = study.config.analysis
+    found = scan.select(
+        analysis.topk_layers_for_generation,
+        level=analysis.significance,
+        quantity="trigger_log_prob",
+        against_controls=bool(scan.points.controls),
+    )
+    significant, tested = sum(g.significant for g in found.groups), sum(g.tested for g in found.groups)
+    with_heads = {site.layer for site in found.sites if site.head is not None}
+    sites = tuple(s for s in found.sites if s.head is not None or s.component != "attn" or s.layer not in with_heads)
+    if sites:
+        return SelectedSites(sites, significant, tested, "")
+    table = scan.to_pandas()
+    table = table[table["quantity"] == "trigger_log_prob"]
+    strongest = str(table.loc[table["change"].idxmin(), "site"])
+    note = f"no site is significant; {strongest}, the most negative one, is ablated all the same, as an exploration"
+    return SelectedSites((Site.parse(strongest),), 0, tested, note)
+
+
+def _candidates(study: Study, sites: Sequence[Site]) -> tuple[Site, ...]:
+    """Every site of the kinds that were selected."""
+    model = study.model
+    heads = [site for site in sites if site.head is not None]
+    found = [site for site in model.sites(study.config.analysis.ablation_components)]
+    if heads:
+        found += [Site("attn", layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+    return tuple(found)

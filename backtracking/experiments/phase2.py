@@ -1,0 +1,314 @@
+"""Phase 2: which of the selected sites matter, how much is enough, and what happens at the decision.
+
+Every sweep carries two controls beside its ablations: a logit ban, which removes the word and touches nothing
+inside, and a random direction added at the same sites, as long as what the ablation takes away.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backtracking.core.completions import Completion, Completions
+from backtracking.core.errors import InputError
+from backtracking.core.grading import grade
+from backtracking.core.interventions import BASELINE, Add, Ban, Condition, Scale
+from backtracking.core.onsets import find_onsets
+from backtracking.core.problems import Problem
+from backtracking.core.sites import Site
+from backtracking.core.vectors import RandomVector
+from backtracking.experiments.config import Phase2Section
+from backtracking.experiments.phase1 import (
+    BANNED,
+    SelectedSites,
+    decide,
+    generate,
+    saved_selection,
+    scan_ablations,
+)
+from backtracking.experiments.runs import RunFolder
+from backtracking.experiments.study import Study, receipts_table
+from backtracking.measures.baseline_metrics import BaselineMetrics, baseline_metrics
+from backtracking.measures.behaviour import WordOrBehaviour, word_or_behaviour
+from backtracking.measures.conditions import ConditionComparison, compare_conditions
+from backtracking.measures.decision_ablation import DecisionAblation, decision_ablation
+from backtracking.measures.decision_points import DecisionPoint
+from backtracking.measures.forks import Fork, ForkComparison, compare_forks
+from backtracking.measures.tradeoff import Tradeoff, tradeoff
+from backtracking.model.sampling.plan import Row
+from backtracking.model.tokens import tokens_that_begin
+
+DIRECTION, ALL = "random_direction", "all_selected"
+RESAMPLE = "resample"
+FORK_SAMPLES = 100_000
+"""Sample ids of forks begin here, so that they share no noise with the completions they are cut from."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep of arms against the baseline, with what it says of word and behaviour."""
+
+    conditions: tuple[Condition, ...]
+    comparison: ConditionComparison
+    behaviour: WordOrBehaviour
+    completions: Completions
+
+
+@dataclass(frozen=True)
+class Forks:
+    """Completions cut at their onset and continued."""
+
+    comparison: ForkComparison
+    skipped: int
+    """Onsets whose context leaves no room for a continuation."""
+
+
+@dataclass(frozen=True)
+class Phase2:
+    """Everything phase 2 found."""
+
+    study: Study
+    selection: SelectedSites
+    metrics: BaselineMetrics
+    subsets: Sweep | None
+    scales: Sweep | None
+    trade: Tradeoff | None
+    decisions: DecisionAblation | None
+    forks: Forks | None
+    notes: tuple[str, ...] = field(default=())
+    """What could not be done, and why."""
+
+
+def run_phase2(study: Study, *, notes: tuple[str, ...] = ()) -> Phase2:
+    """Do every step of phase 2, in order.
+
+    Args:
+        study: The run; `adopt` takes over another run's phase 1.
+        notes: What `adopt` said.
+    """
+    section = _section(study)
+    selection = selection_of(study)
+    metrics = metrics_v2(study)
+    subsets = subset_sweep(study) if section.subset_sweep.enabled else None
+    scales, trade = scale_sweep(study) if section.scale_sweep.enabled else (None, None)
+    decisions = forks = None
+    if section.continuation_ablation.enabled:
+        decisions, forks = continuation_ablation(study)
+    return Phase2(study, selection, metrics, subsets, scales, trade, decisions, forks, notes)
+
+
+def adopt(study: Study, phase1: RunFolder) -> tuple[str, ...]:
+    """Take over what a phase 1 run has left: its selection, and its baseline completions where they exist.
+
+    Returns:
+        What is missing, and what was done instead.
+
+    Raises:
+        InputError: The run has selected nothing.
+    """
+    source = phase1.path / "tables" / "selected_sites.json"
+    if not source.is_file():
+        raise InputError(f"{phase1.run_id} has no tables/selected_sites.json; finish its phase 1, or give another run")
+    target = study.folder.path / "tables" / "selected_sites.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    group = f"baseline.{study.config.variant()}"
+    study.folder.write_manifest(phase1_run_id=phase1.run_id)
+    if phase1.completions(group):
+        return (f"selection taken from {phase1.run_id}; the baseline is sampled with this run's own settings.",)
+    note = (
+        f"the generations of {phase1.run_id} are gone: its baseline was sampled again, so metrics, decision points and "
+        "forks are of the new completions, and its own onsets cannot be forked or scanned again."
+    )
+    study.folder.log("phase1 generations are gone", run=phase1.run_id)
+    return (note,)
+
+
+def selection_of(study: Study) -> SelectedSites:
+    """The sites that phase 1 selected; scanned now if the run has not done so."""
+    if (study.folder.path / "tables" / "selected_sites.json").is_file():
+        return saved_selection(study)
+    return scan_ablations(study)[1]
+
+
+def metrics_v2(study: Study) -> BaselineMetrics:
+    """Metrics of the baseline alone, with the within-problem effect of backtracking on accuracy."""
+    events, onsets = study.detect(generate(study))
+    found = baseline_metrics(events, onsets, seed=study.config.run.seed)
+    study.folder.save_table("baseline_metrics", found.to_pandas())
+    return found
+
+
+def subsets_of(study: Study) -> Mapping[str, tuple[Site, ...]]:
+    """The subsets of the sweep: those of the config, or each selected site, each component and all."""
+    given = _section(study).subset_sweep.subsets
+    if given is not None:
+        return {name: tuple(map(Site.parse, sites)) for name, sites in given.items()}
+    sites = selection_of(study).sites
+    found = {f"{site} only": (site,) for site in sites} if len(sites) > 1 else {}
+    for component in dict.fromkeys(site.component for site in sites):
+        chosen = tuple(site for site in sites if site.component == component)
+        if 1 < len(chosen) < len(sites):
+            found[f"all {component}"] = chosen
+    return found | {ALL: sites}
+
+
+def subset_sweep(study: Study) -> Sweep:
+    """Each subset ablated, beside a logit ban and a random direction."""
+    factor = _section(study).subset_sweep.scale
+    subsets = subsets_of(study)
+    arms = [_ablation(f"subset: {name}", sites, factor) for name, sites in subsets.items()]
+    arms.append(ban_condition(study))
+    completions = study.sample("subsets", arms)
+    largest = max(subsets.values(), key=len)
+    direction = direction_condition(study, completions, arms[list(subsets.values()).index(largest)])
+    completions = Completions([*completions, *study.sample("subset_direction", (direction,))])
+    return _sweep(study, "subset_sweep", (*arms, direction), completions)
+
+
+def scale_sweep(study: Study) -> tuple[Sweep, Tradeoff]:
+    """One subset scaled by several factors, beside the two controls, with the trade-off against accuracy."""
+    section = _section(study).scale_sweep
+    subsets = subsets_of(study)
+    name = section.subset or max(subsets, key=lambda each: len(subsets[each]))
+    if name not in subsets:
+        raise InputError(f"no subset {name!r} to scale; there are {', '.join(subsets)}")
+    factors = {f"scale: {factor:g}": factor for factor in section.scales}
+    arms = [_ablation(condition, subsets[name], factor) for condition, factor in factors.items()]
+    arms.append(ban_condition(study))
+    completions = study.sample("scales", arms)
+    strongest = min(range(len(section.scales)), key=lambda index: section.scales[index])
+    direction = direction_condition(study, completions, arms[strongest])
+    completions = Completions([*completions, *study.sample("scale_direction", (direction,))])
+    sweep = _sweep(study, "scale_sweep", (*arms, direction), completions)
+    trade = tradeoff(sweep.comparison, factors=factors)
+    study.folder.save_table("tradeoff", trade.to_pandas())
+    return sweep, trade
+
+
+def continuation_ablation(study: Study) -> tuple[DecisionAblation, Forks | None]:
+    """The chance of a trigger at the decision points under each subset and scale, and forks."""
+    section = _section(study).continuation_ablation
+    points = decide(study, max_events=section.max_events)
+    arms = [
+        _ablation(f"{name} x{factor:g}", sites, factor)
+        for name, sites in subsets_of(study).items()
+        for factor in section.scales
+    ]
+    triggers = tokens_that_begin(study.model.tokenizer, study.config.lexicon().strict)
+    found = decision_ablation(
+        study.model, points, arms, trigger_ids=triggers, seed=study.config.run.seed, progress=study.progress
+    )
+    study.folder.save_table("continuation_ablation", found.to_pandas())
+    study.folder.save_table("continuation_points", found.points)
+    forks = fork(study, points.events[: section.fork_max_events]) if section.forks else None
+    return found, forks
+
+
+def fork(study: Study, points: Sequence[DecisionPoint]) -> Forks:
+    """Cut baseline completions right before their onset and continue them in several arms.
+
+    The arm `resample` continues without any intervention: what it rescues is what a second chance alone
+    rescues, and every other arm is compared with it.
+    """
+    section = _section(study).continuation_ablation
+    largest = max(subsets_of(study).values(), key=len)
+    arms = (
+        Condition(f"fork: {RESAMPLE}"),
+        _ablation("fork: ablated", largest, study.config.ablation_generation.scale),
+        Condition("fork: ban", [Ban(study.config.lexicon().strict)]),
+    )
+    longest = study.model.context - study.settings.max_new_tokens
+    kept = [point for point in points if len(point.context) <= longest]
+    rows = [
+        Row(
+            point.problem_id,
+            FORK_SAMPLES + point.sample_id * section.fork_samples + sample,
+            point.variant,
+            arm,
+            tuple(point.context),
+        )
+        for point in kept
+        for sample in range(section.fork_samples)
+        for arm in arms
+    ]
+    if not rows:
+        raise InputError("no onset leaves room for a continuation; lower max_new_tokens, or sample more")
+    continued = study.sample_rows("forks", rows)
+    originals = {(c.problem_id, c.sample_id): c for c in generate(study)}
+    problems = {problem.id: problem for problem in study.problems}
+    records = [_fork(study, one, originals, problems) for one in continued]
+    found = compare_forks(records, seed=study.config.run.seed)
+    study.folder.save_table("forks", found.to_pandas())
+    return Forks(found, len(points) - len(kept))
+
+
+def ban_condition(study: Study) -> Condition:
+    """The control that removes the words and nothing else."""
+    return Condition(BANNED, [Ban(study.config.lexicon().strict)])
+
+
+def direction_condition(study: Study, completions: Completions, ablated: Condition) -> Condition:
+    """Random directions at the sites of an ablation, each as long as what that took away on average."""
+    receipts = receipts_table(completions.of(ablated.name)).set_index("intervention")["mean_change"]
+    seed = _section(study).direction_seed
+    added = []
+    for number, intervention in enumerate(ablated.interventions):
+        assert isinstance(intervention, Scale)
+        length = abs(float(receipts[str(intervention)]))
+        added.append(Add(intervention.site, RandomVector(seed + number), round(length, 4), "decode"))
+    return Condition(DIRECTION, added)
+
+
+def _ablation(name: str, sites: Sequence[Site], factor: float) -> Condition:
+    return Condition(name, [Scale(site, factor, "decode") for site in sites])
+
+
+def _sweep(study: Study, name: str, arms: Sequence[Condition], completions: Completions) -> Sweep:
+    whole = Completions([*generate(study), *completions])
+    events, onsets = study.detect(whole)
+    seed, margin = study.config.run.seed, study.config.analysis.accuracy_margin
+    comparison = compare_conditions(events, seed=seed, margin=margin)
+    behaviour = word_or_behaviour(whole, events, onsets, study.problems, seed=seed)
+    study.folder.save_table(name, comparison.to_pandas())
+    study.folder.save_table(f"{name}_paired", comparison.paired_to_pandas())
+    study.folder.save_table(f"{name}_behaviour", behaviour.to_pandas())
+    study.folder.save_table(f"{name}_receipts", receipts_table(whole))
+    return Sweep((BASELINE, *arms), comparison, behaviour, whole)
+
+
+def _fork(
+    study: Study,
+    continued: Completion,
+    originals: Mapping[tuple[int | str, int], Completion],
+    problems: Mapping[int | str, Problem],
+) -> Fork:
+    """What became of one continuation, read together with the text before the cut."""
+    samples = _section(study).continuation_ablation.fork_samples
+    number = continued.sample_id - FORK_SAMPLES
+    original = originals[continued.problem_id, number // samples]
+    problem = problems[continued.problem_id]
+    cut = len(continued.prompt_ids) - len(original.prompt_ids)
+    before = original.text[: original.offsets[cut]]
+    text = before + continued.text
+    opened = study.config.prompts().variant(continued.variant).opens_thinking
+    found = find_onsets(text, lexicon=study.config.lexicon(), question=problem.question, think_open=opened or None)
+    onsets = [each for each in found if each.counts and each.strict and each.char >= len(before.rstrip())]
+    verdict = grade(text, problem.gold, finish_reason=continued.finish_reason)
+    at_once = any(not text[len(before) : onset.char].strip() for onset in onsets)
+    return Fork(
+        problem_id=continued.problem_id,
+        sample_id=original.sample_id,
+        fork_sample=number % samples,
+        arm=continued.condition.removeprefix("fork: "),
+        original_right=grade(original.text, problem.gold, finish_reason=original.finish_reason).verdict == "right",
+        triggers_at_once=at_once,
+        triggered_again=bool(onsets),
+        right=verdict.verdict == "right",
+        verdict=verdict.verdict,
+        tokens=len(continued.ids),
+        degenerate=continued.finish_reason == "degenerate",
+    )
+
+
+def _section(study: Study) -> Phase2Section:
+    return study.config.phase2 or Phase2Section()

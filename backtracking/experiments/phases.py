@@ -1,0 +1,31 @@
+"""Both phases of a config, in one run."""
+
+from pathlib import Path
+
+from backtracking.experiments.config import Config
+from backtracking.experiments.phase1 import Phase1, run_phase1
+from backtracking.experiments.phase2 import Phase2, adopt, run_phase2
+from backtracking.experiments.runs import RunFolder, now
+from backtracking.experiments.study import Progress, open_study
+
+
+def run_phases(
+    config: Config, *, progress: Progress | None = None, resume: bool = False
+) -> tuple[Phase1, Phase2 | None]:
+    """Run phase 1, and phase 2 where the config has its section; an unfinished run is continued.
+
+    Raises:
+        InputError: Something in the config cannot be used.
+        AlignmentError: The gold answers are not graded right against themselves.
+        ReceiptError: An intervention did not touch what it should have.
+    """
+    study = open_study(config, progress=progress, resume=resume)
+    _ = study.checks
+    notes: tuple[str, ...] = ()
+    if config.phase2 is not None and config.phase2.phase1_run_id is not None:
+        notes = adopt(study, RunFolder(Path(config.run.output_dir) / config.phase2.phase1_run_id))
+    first = run_phase1(study)
+    second = None if config.phase2 is None else run_phase2(study, notes=notes)
+    study.folder.write_manifest(status="finished", finished=now())
+    study.folder.log("finished")
+    return first, second

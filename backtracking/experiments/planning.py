@@ -1,0 +1,164 @@
+"""What a config will cost and what it can find, before it is run."""
+
+import time
+from dataclasses import dataclass
+
+from backtracking.core.interventions import BASELINE, Condition
+from backtracking.core.power import PairedDesign, minimum_detectable
+from backtracking.experiments.config import Config
+from backtracking.experiments.study import problems_of, settings_of
+from backtracking.model.loading import load_model
+from backtracking.model.sampling import sample_units
+from backtracking.model.sampling.memory import GIB, MemoryPlan
+from backtracking.model.sampling.plan import Settings, plan_rows
+from backtracking.model.sampling.sampler import memory_for
+
+PROBE_TOKENS = 16
+"""Sampled per row to measure the rate."""
+SELECTED = 2
+"""Sites of each component that a plan takes the scan to select, at most."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One batch of arms."""
+
+    name: str
+    arms: int
+    completions: int
+    tokens: int
+    """Sampled at most: every completion may run to the limit."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config in numbers."""
+
+    model: str
+    problems: int
+    samples: int
+    stages: tuple[Stage, ...]
+    memory: MemoryPlan
+    weights: int
+    """Bytes of the model's weights."""
+    rate: float
+    """Sampled tokens per second, measured now on this machine, with as many rows as the run will use."""
+    detectable: tuple[tuple[float, int, float], ...]
+    """Rate of the baseline, comparisons, and the least difference found with 80 % power, in points."""
+
+    @property
+    def tokens(self) -> int:
+        """Sampled at most, over all stages."""
+        return sum(stage.tokens for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """Time for sampling at most."""
+        return self.tokens / self.rate
+
+    def lines(self) -> tuple[str, ...]:
+        """The plan as text."""
+        found = [f"{self.model}: {self.problems} problems x {self.samples} samples"]
+        found += [
+            f"  {stage.name}: {stage.arms} arms, {stage.completions} completions, at most {stage.tokens:,} tokens"
+            for stage in self.stages
+        ]
+        found.append(
+            f"at most {self.tokens:,} tokens; at {self.rate:,.0f} tokens/s (measured now, {self.memory.rows} rows) "
+            f"at most {duration(self.seconds)}; stop tokens make it shorter"
+        )
+        found.append(f"memory: weights {self.weights / GIB:.2f} GiB; {self.memory}")
+        found += [
+            f"with 80 % power a difference of {points:.1f} points is found from a baseline of {100 * rate:.0f} %, "
+            f"{comparisons} comparisons under Holm (correlations as in core/power.py)"
+            for rate, comparisons, points in self.detectable
+        ]
+        return tuple(found)
+
+
+def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2)) -> Plan:
+    """Count completions and tokens, measure the rate and memory, and say what can be detected.
+
+    The model is loaded and samples a few tokens, to measure the rate; nothing is written.
+
+    Args:
+        config: What would be run.
+        baseline_rates: Rates, as shares, for which the minimum detectable effect is given.
+
+    Raises:
+        InputError: Something in the config cannot be used.
+    """
+    problems = problems_of(config)
+    section = config.model
+    model = load_model(
+        section.hf_id,
+        device=section.device,
+        dtype=section.torch_dtype,
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
+    )
+    settings, samples = settings_of(config), config.generation.num_samples_per_prompt
+    options = {"variant": config.variant(), "prompting": config.prompts()}
+    conditions: tuple[Condition, ...] = config.arms() if config.conditions else (BASELINE,)
+    rows = plan_rows(model, problems, conditions=conditions, samples=samples, settings=settings, **options)
+    generation = config.generation
+    memory = memory_for(model, rows, settings, rows=generation.batch_size, engine=generation.engine)
+    probe = Settings(PROBE_TOKENS, settings.temperature, settings.top_p, settings.seed)
+    begin = time.perf_counter()
+    made = [c for _, part in sample_units(model, [rows[: memory.rows]], probe, engine=generation.engine) for c in part]
+    rate = sum(len(c.ids) for c in made) / (time.perf_counter() - begin)
+    stages = _stages(config, len(problems))
+    comparisons = max(max((stage.arms for stage in stages), default=1) - 1, 1)
+    return Plan(
+        model.name,
+        len(problems),
+        samples,
+        stages,
+        memory,
+        sum(p.numel() * p.element_size() for p in model.plain.module.parameters()),
+        rate,
+        tuple(
+            (base, count, 100 * abs(minimum_detectable(PairedDesign(len(problems), samples, base), comparisons=count)))
+            for base in baseline_rates
+            for count in sorted({1, comparisons})
+        ),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return `40 s`, `12 min` or `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _stages(config: Config, problems: int) -> tuple[Stage, ...]:
+    new, samples = config.generation.max_new_tokens, config.generation.num_samples_per_prompt
+
+    def stage(name: str, arms: int, per_arm: int) -> Stage:
+        return Stage(name, arms, arms * per_arm, arms * per_arm * new)
+
+    if config.conditions:
+        return (stage("arms", len(config.arms()), problems * samples),)
+    variants, ablation = len(config.prompts().variants), config.ablation_generation
+    found = [stage("baseline, by variant", variants, problems * samples)]
+    if ablation.enabled:
+        found.append(stage("targeted ablation and ban", 2, problems * samples))
+        draws = ablation.num_samples_per_prompt or samples
+        found.append(stage("random ablations", ablation.random_draws, problems * draws))
+    if config.phase2 is None:
+        return tuple(found)
+    components = len(config.analysis.ablation_components)
+    sites = min(config.analysis.topk_layers_for_generation, SELECTED) * components
+    section = config.phase2
+    if section.subset_sweep.enabled:
+        given = section.subset_sweep.subsets
+        found.append(
+            stage("subset sweep", (sites + components + 1 if given is None else len(given)) + 2, problems * samples)
+        )
+    if section.scale_sweep.enabled:
+        found.append(stage("scale sweep", len(section.scale_sweep.scales) + 2, problems * samples))
+    ending = section.continuation_ablation
+    if ending.enabled and ending.forks:
+        found.append(stage("forks", 3, ending.fork_max_events * ending.fork_samples))
+    return tuple(found)

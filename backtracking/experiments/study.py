@@ -1,0 +1,277 @@
+"""A study: one run folder with its config and problems, and the model when a step needs it.
+
+Sampling is cut into units; each is written as it is done, under the name of the group of arms it belongs
+to. A study that was killed continues with what is missing, and its tables follow from what is saved.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from backtracking.core.atomic import write_text
+from backtracking.core.canary import gold_canary
+from backtracking.core.completions import Completions
+from backtracking.core.errors import InputError, MissingFileError
+from backtracking.core.events import Event, OnsetRow, detect_events
+from backtracking.core.interventions import Condition
+from backtracking.core.problems import Problem
+from backtracking.experiments.config import Config
+from backtracking.experiments.problem_sets import load_problems
+from backtracking.experiments.runs import RunFolder, commit, digest, make_current, now, open_run, versions
+from backtracking.model.loading import load_model
+from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
+from backtracking.model.sampling.sampler import in_order, memory_for, sample_units
+from backtracking.model.self_check import Check, self_check
+from backtracking.workspace.paths import find_data_file
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass
+class Study:
+    """An opened run."""
+
+    config: Config
+    folder: RunFolder
+    problems: tuple[Problem, ...]
+    progress: Progress
+
+    @cached_property
+    def model(self) -> HookedReasoner:
+        """The model, loaded when first asked for and checked once.
+
+        Raises:
+            InputError: It cannot be loaded, or its weights are not those the run began with.
+        """
+        self.progress("loading the model", 0, 1)
+        section = self.config.model
+        model = load_model(
+            section.hf_id,
+            device=section.device,
+            dtype=section.torch_dtype,
+            revision=section.revision,
+            trust_remote_code=section.trust_remote_code,
+        )
+        began = self.folder.manifest().get("weights_hash")
+        if began not in (None, model.weights_hash):
+            raise InputError(
+                f"the weights of {section.hf_id} are not those the run {self.folder.run_id} began with; "
+                "start a new run, or give back the old weights"
+            )
+        self.folder.write_manifest(
+            model=model.name,
+            weights_hash=model.weights_hash,
+            architecture=type(model.module).__name__,
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            rows_at_once=self.folder.manifest().get("rows_at_once", {}),
+        )
+        self.progress("loading the model", 1, 1)
+        return model
+
+    @cached_property
+    def checks(self) -> tuple[Check, ...]:
+        """The self-check of the model, saved as a table."""
+        checks = self_check(self.model)
+        self.folder.save_table("self_check", pd.DataFrame([asdict(check) for check in checks]))
+        return checks
+
+    @property
+    def settings(self) -> Settings:
+        """How tokens are sampled; `do_sample: false` is temperature 0."""
+        return settings_of(self.config)
+
+    def sample(
+        self,
+        group: str,
+        conditions: Sequence[Condition],
+        *,
+        variant: str | None = None,
+        samples: int | None = None,
+    ) -> Completions:
+        """The completions of a group of arms over all problems, sampling those that are missing.
+
+        Args:
+            group: Name of the files; one group is always asked for with the same arms.
+            conditions: The arms.
+            variant: Formatting variant; the run's own if not given.
+            samples: Per problem and arm; the config's if not given.
+        """
+        rows = plan_rows(
+            self.model,
+            self.problems,
+            conditions=conditions,
+            samples=samples or self.config.generation.num_samples_per_prompt,
+            variant=variant or self.config.variant(),
+            settings=self.settings,
+            prompting=self.config.prompts(),
+        )
+        return self.sample_rows(group, rows)
+
+    def sample_rows(self, group: str, rows: Sequence[Row]) -> Completions:
+        """The completions of given rows, in their order, sampling those that are missing.
+
+        Raises:
+            InputError: The group was begun with other rows, as after a change of the code.
+        """
+        generation = self.config.generation
+        self._require_same_plan(group, rows)
+        held = dict(self.folder.manifest().get("rows_at_once") or {})
+        if group not in held:
+            memory = memory_for(self.model, rows, self.settings, rows=generation.batch_size, engine=generation.engine)
+            held[group] = memory.rows
+            self.folder.write_manifest(rows_at_once=held)
+            self.folder.log("memory", group=group, plan=str(memory), rows=memory.rows)
+        seats = int(held[group])
+        work = units(rows, seats * ROUNDS if seats > 1 else 1)
+        missing = [number for number in range(len(work)) if not self.folder.part(number, group).is_file()]
+        done = len(rows) - sum(len(work[number]) for number in missing)
+        self.progress(f"sampling {group}", done, len(rows))
+        for number in missing:
+            for _, part in sample_units(
+                self.model, [work[number]], self.settings, seats=seats, engine=generation.engine
+            ):
+                part.save(self.folder.part(number, group))
+                done += len(part)
+                self.folder.log("unit", group=group, number=number, rows=len(part))
+                self.progress(f"sampling {group}", done, len(rows))
+        return in_order(list(self.folder.completions(group)), rows)
+
+    def detect(self, completions: Completions) -> tuple[tuple[Event, ...], tuple[OnsetRow, ...]]:
+        """Events and onsets of completions, graded against their own problems."""
+        return detect_events(completions, self.problems, lexicon=self.config.lexicon(), prompting=self.config.prompts())
+
+    def _require_same_plan(self, group: str, rows: Sequence[Row]) -> None:
+        text = json.dumps(
+            [[str(r.problem_id), r.sample_id, r.variant, r.condition.name, str(r.condition)] for r in rows]
+        )
+        plan = digest(text, *(str(row.prompt_ids) for row in rows), repr(self.settings))
+        plans = dict(self.folder.manifest().get("plans") or {})
+        if plans.setdefault(group, plan) != plan:
+            raise InputError(
+                f"the completions of {group!r} in {self.folder.run_id} belong to another plan (other arms, prompts "
+                "or settings); start a new run"
+            )
+        self.folder.write_manifest(plans=plans)
+
+
+def open_study(config: Config, *, progress: Progress | None = None, resume: bool = False) -> Study:
+    """Open the unfinished run of a config, or begin one.
+
+    The gold answers of the problems are graded against themselves before anything else.
+
+    Args:
+        config: What to run.
+        progress: Told how far each task is.
+        resume: Insist on continuing: fail where there is no unfinished run of this config.
+
+    Raises:
+        InputError: Something in the config cannot be used.
+        AlignmentError: The gold answers are not graded right against themselves.
+    """
+    problems = problems_of(config)
+    canary = gold_canary([problem.gold for problem in problems], seed=config.run.seed)
+    decisive = config.model_copy(update={"report": Config().report})
+    rows = json.dumps([[str(p.id), p.question, p.gold] for p in problems])
+    config_hash = digest(decisive.to_yaml(), rows)
+    folder = open_run(config.run.output_dir, name=config.run.name, config_hash=config_hash, run_id=config.run.run_id)
+    new = not (folder.path / "manifest.json").is_file()
+    if new and resume:
+        raise InputError("there is no unfinished run of this config to resume; run without --resume")
+    if new:
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the run folder {folder.path}: {error.strerror}") from error
+        write_text(folder.path / "config.yaml", config.to_yaml())
+        write_text(folder.path / "problems.jsonl", "".join(_line(problem) for problem in problems))
+        folder.write_manifest(
+            run_id=folder.run_id,
+            status="started",
+            started=now(),
+            config_hash=config_hash,
+            problems_hash=digest(rows),
+            seed=config.run.seed,
+            commit=commit(),
+            versions=versions(),
+            canary=asdict(canary),
+        )
+    make_current(folder)
+    folder.log("started" if new else "continued", problems=len(problems))
+    return Study(config, folder, problems, progress or (lambda task, done, total: None))
+
+
+def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = None) -> Study:
+    """Open a run that exists, with the problems it was begun with."""
+    file = folder.path / "problems.jsonl"
+    if not file.is_file():
+        raise MissingFileError(f"{folder.path} holds no problems.jsonl; start a run with backtracking init-run")
+    return Study(config, folder, load_problems(file), progress or (lambda task, done, total: None))
+
+
+def settings_of(config: Config) -> Settings:
+    """The sampling settings of a config; `do_sample: false` is temperature 0."""
+    section = config.generation
+    temperature = section.temperature if section.do_sample else 0.0
+    return Settings(section.max_new_tokens, temperature, section.top_p, config.run.seed)
+
+
+def problems_of(config: Config) -> tuple[Problem, ...]:
+    """The problems of a config: those of its file where there is one, else of the named set."""
+    section = config.dataset
+    saved = None if section.save_path is None else find_data_file(section.save_path)
+    if saved is not None:
+        return load_problems(saved, n=section.max_examples)
+    return load_problems(
+        section.name,
+        n=section.max_examples,
+        split=section.split,
+        difficulty=section.difficulty,
+        shuffle=section.shuffle,
+        seed=section.seed,
+    )
+
+
+def prepare_problems(config: Config) -> tuple[tuple[Problem, ...], Path | None]:
+    """The problems of a config, saved at `dataset.save_path` where they are not there yet.
+
+    Returns:
+        The problems, and where they are saved; None if the config names no file.
+    """
+    problems = problems_of(config)
+    if config.dataset.save_path is None:
+        return problems, None
+    path = find_data_file(config.dataset.save_path)
+    if path is None:
+        path = Path(config.dataset.save_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(map(_line, problems)))
+    return problems, path
+
+
+def receipts_table(completions: Completions) -> pd.DataFrame:
+    """Per condition and intervention: rows, positions touched in all, and the mean change."""
+    rows = [
+        {"condition": completion.condition, **asdict(receipt)}
+        for completion in completions
+        for receipt in completion.receipts
+    ]
+    columns = ["condition", "intervention", "rows", "positions", "mean_change"]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    frame = pd.DataFrame(rows)
+    frame["total"] = frame["change"].fillna(0.0) * frame["positions"]
+    grouped = frame.groupby(["condition", "intervention"], sort=False)
+    summed = grouped.agg(rows=("positions", "size"), positions=("positions", "sum"), total=("total", "sum"))
+    summed["mean_change"] = summed["total"] / summed["positions"]
+    return summed.reset_index().reindex(columns=columns)
+
+
+def _line(problem: Problem) -> str:
+    return json.dumps({"id": problem.id, "question": problem.question, "gold": problem.gold}, ensure_ascii=False) + "\n"
