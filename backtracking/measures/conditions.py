@@ -5,18 +5,20 @@ Rates are never pooled over conditions. Intervals resample problems; arms are pa
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event
 from backtracking.core.interventions import BASELINE
-from backtracking.core.statistics import Estimate, clustered_rate, paired_difference
+from backtracking.core.multiplicity import holm
+from backtracking.core.statistics import Estimate, NonInferiority, non_inferiority
+from backtracking.measures.arms import arms_of, frame, pair, twins, verdict_shares
 
-VERDICTS = ("right", "wrong", "unparsed", "truncated")
-FLAG_MARGIN = 0.05
-"""Difference of the unparsed or truncated share, as a share, above which accuracy is flagged."""
+AccuracyVerdict = NonInferiority | Literal["flagged"]
+"""Flagged: the unparsed or truncated share differs, so the accuracies cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,28 @@ class PairedRow:
     truncated: Estimate
     accuracy_flag: str
     """Why the accuracy comparison cannot be taken at face value; empty if nothing speaks."""
+    backtracking_p: float
+    """Two-sided, by flipping the sign of whole problems."""
+    backtracking_p_holm: float
+    """Adjusted over the conditions of the sweep."""
+    accuracy_p: float
+    accuracy_p_holm: float
+    non_inferior: AccuracyVerdict
+    """Whether the condition costs less accuracy than the margin, read off the interval of `accuracy`."""
+    margin: float
+    """Accuracy that may be lost, as a share."""
+
+
+@dataclass(frozen=True)
+class ProblemRow:
+    """The completions of one problem under one condition."""
+
+    condition: str
+    problem_id: int | str
+    completions: int
+    backtracking: int
+    """Completions with a strict onset that counts."""
+    right: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +84,7 @@ class ConditionComparison:
 
     rows: tuple[ConditionRow, ...]
     paired: tuple[PairedRow, ...]
+    by_problem: tuple[ProblemRow, ...]
 
     def row(self, condition: str) -> ConditionRow:
         """Return the row of that condition."""
@@ -67,100 +92,82 @@ class ConditionComparison:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per condition; each share as three columns: name, name_low, name_high."""
-        return pd.DataFrame([_flat(asdict(row)) for row in self.rows])
+        return frame(self.rows, ConditionRow)
 
     def paired_to_pandas(self) -> pd.DataFrame:
         """One row per condition against the baseline, in the same form."""
-        return pd.DataFrame([_flat(asdict(row)) for row in self.paired])
+        return frame(self.paired, PairedRow)
 
 
-def compare_conditions(events: Sequence[Event], *, seed: int = 0) -> ConditionComparison:
+def compare_conditions(events: Sequence[Event], *, seed: int = 0, margin: float = 0.05) -> ConditionComparison:
     """Compare the conditions of a run in the order in which they occur.
+
+    Without a baseline there are no paired rows.
 
     Args:
         events: All events of the run, of one formatting variant.
         seed: Of the bootstrap.
+        margin: Accuracy a condition may lose and still be called non-inferior, as a share.
 
     Raises:
-        InputError: There are no events, they mix formatting variants, or a condition lacks rows
-            that the baseline has.
+        InputError: There are no events, they mix formatting variants, a condition has two events of
+            one sample or lacks rows that the baseline has, or the margin is not between 0 and 1.
     """
-    if not events:
-        raise InputError("no events to compare; sample something first")
-    variants = sorted({event.variant for event in events})
-    if len(variants) > 1:
-        raise InputError(f"conditions are compared within one variant, not over {variants}")
-    arms: dict[str, list[Event]] = {}
-    for event in events:
-        arms.setdefault(event.condition, []).append(event)
-    rows = tuple(_row(name, arm, seed) for name, arm in arms.items())
-    reference = arms.get(BASELINE.name)
-    paired = (
-        ()
-        if reference is None
-        else tuple(_paired(name, arm, reference, seed) for name, arm in arms.items() if name != BASELINE.name)
+    if not 0 < margin < 1:
+        raise InputError(f"the margin is {margin}; give a share between 0 and 1, such as 0.05 for five points")
+    arms = arms_of(events)
+    return ConditionComparison(
+        rows=tuple(_row(name, arm, seed) for name, arm in arms.items()),
+        paired=_paired(arms, seed, margin),
+        by_problem=tuple(row for name, arm in arms.items() for row in _problem_rows(name, arm)),
     )
-    return ConditionComparison(rows, paired)
 
 
 def _row(name: str, arm: Sequence[Event], seed: int) -> ConditionRow:
-    problems = [event.example_id for event in arm]
-
-    def share(outcomes: Sequence[bool]) -> Estimate:
-        return clustered_rate(outcomes, problems, seed=seed)
-
-    verdicts = {word: share([event.verdict == word for event in arm]) for word in VERDICTS}
     return ConditionRow(
         condition=name,
         completions=len(arm),
-        problems=len(set(problems)),
-        backtracking=share([event.has_backtracking_strict for event in arm]),
-        degenerate=share([event.degenerate for event in arm]),
+        problems=len({event.example_id for event in arm}),
         mean_tokens=sum(event.completion_tokens for event in arm) / len(arm),
-        **verdicts,
+        **verdict_shares(arm, seed=seed),
     )
 
 
-def _paired(name: str, arm: Sequence[Event], reference: Sequence[Event], seed: int) -> PairedRow:
-    others = {(event.example_id, event.sample_id): event for event in reference}
-    keys = [(event.example_id, event.sample_id) for event in arm]
-    if set(keys) != set(others) or len(keys) != len(others):
-        raise InputError(f"condition {name!r} and the baseline do not hold the same sample keys")
-    twins = [others[key] for key in keys]
-    problems = [event.example_id for event in arm]
-
-    def difference(values: Sequence[bool], baseline: Sequence[bool]) -> Estimate:
-        return paired_difference(values, baseline, problems, seed=seed)
-
-    unparsed, truncated = (
-        difference([e.verdict == word for e in arm], [e.verdict == word for e in twins])
-        for word in ("unparsed", "truncated")
-    )
-    return PairedRow(
-        condition=name,
-        pairs=len(arm),
-        backtracking=difference([e.has_backtracking_strict for e in arm], [e.has_backtracking_strict for e in twins]),
-        accuracy=difference([e.is_correct for e in arm], [e.is_correct for e in twins]),
-        unparsed=unparsed,
-        truncated=truncated,
-        accuracy_flag=_flag(unparsed, truncated),
+def _paired(arms: dict[str, tuple[Event, ...]], seed: int, margin: float) -> tuple[PairedRow, ...]:
+    reference = arms.get(BASELINE.name)
+    if reference is None:
+        return ()
+    found = {
+        name: pair(arm, twins(arm, reference, name=f"condition {name!r}", other="the baseline"), seed=seed)
+        for name, arm in arms.items()
+        if name != BASELINE.name
+    }
+    backtracking_holm = holm([each.backtracking_p for each in found.values()])
+    accuracy_holm = holm([each.accuracy_p for each in found.values()])
+    return tuple(
+        PairedRow(
+            condition=name,
+            backtracking_p_holm=backtracking,
+            accuracy_p_holm=accuracy,
+            non_inferior="flagged" if each.accuracy_flag else non_inferiority(each.accuracy, margin),
+            margin=margin,
+            **vars(each),
+        )
+        for (name, each), backtracking, accuracy in zip(found.items(), backtracking_holm, accuracy_holm, strict=True)
     )
 
 
-def _flag(unparsed: Estimate, truncated: Estimate) -> str:
-    reasons = [
-        f"{word} share differs by {100 * share.value:+.1f} points"
-        for word, share in (("unparsed", unparsed), ("truncated", truncated))
-        if abs(share.value) > FLAG_MARGIN or share.low > 0 or share.high < 0
+def _problem_rows(name: str, arm: Sequence[Event]) -> list[ProblemRow]:
+    problems: dict[int | str, list[Event]] = {}
+    for event in arm:
+        problems.setdefault(event.example_id, []).append(event)
+    return [
+        ProblemRow(
+            condition=name,
+            problem_id=problem,
+            completions=len(found),
+            backtracking=sum(event.has_backtracking_strict for event in found),
+            right=sum(event.is_correct for event in found),
+        )
+        for problem, found in problems.items()
     ]
-    return "; ".join(reasons)
-
-
-def _flat(row: dict) -> dict:
-    flat: dict = {}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            flat |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
-        else:
-            flat[name] = value
-    return flat
