@@ -118,7 +118,7 @@ def formatting_sweep(study: Study) -> VariantComparison:
     events, _ = study.detect(Completions(completions))
     found = compare_variants(events, seed=study.config.run.seed)
     study.folder.save_table("formatting", found.to_pandas())
-    study.folder.save_table("formatting_paired", found.paired_to_pandas())
+    study.folder.save_table("formatting_paired", found.pairs_to_pandas())
     return found
 
 
@@ -256,8 +256,8 @@ def _select(study: Study, scan: AblationScan) -> SelectedSites:
     if sites:
         return SelectedSites(sites, significant, tested, "")
     table = scan.to_pandas()
-    table = table[table["quantity"] == "trigger_log_prob"]
-    strongest = str(table.loc[table["change"].idxmin(), "site"])
+    rows = table.loc[table["quantity"] == "trigger_log_prob"].to_dict("records")
+    strongest = str(min(rows, key=lambda row: row["change"])["site"])
     note = f"no site is significant; {strongest}, the most negative one, is ablated all the same, as an exploration"
     return SelectedSites((Site.parse(strongest),), 0, tested, note)
 

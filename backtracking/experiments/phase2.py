@@ -4,6 +4,7 @@ Every sweep carries two controls beside its ablations: a logit ban, which remove
 inside, and a random direction added at the same sites, as long as what the ablation takes away.
 """
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,13 +33,14 @@ from backtracking.measures.behaviour import WordOrBehaviour, word_or_behaviour
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_ablation import DecisionAblation, decision_ablation
 from backtracking.measures.decision_points import DecisionPoint
-from backtracking.measures.forks import Fork, ForkComparison, compare_forks
+from backtracking.measures.forks import Fork, ForkStudy, compare_forks
 from backtracking.measures.tradeoff import Tradeoff, tradeoff
 from backtracking.model.sampling.plan import Row
 from backtracking.model.tokens import tokens_that_begin
 
 DIRECTION, ALL = "random_direction", "all_selected"
 RESAMPLE = "resample"
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
 FORK_SAMPLES = 100_000
 """Sample ids of forks begin here, so that they share no noise with the completions they are cut from."""
 
@@ -57,7 +59,7 @@ class Sweep:
 class Forks:
     """Completions cut at their onset and continued."""
 
-    comparison: ForkComparison
+    comparison: ForkStudy
     skipped: int
     """Onsets whose context leaves no room for a continuation."""
 
@@ -144,7 +146,7 @@ def subsets_of(study: Study) -> Mapping[str, tuple[Site, ...]]:
     if given is not None:
         return {name: tuple(map(Site.parse, sites)) for name, sites in given.items()}
     sites = selection_of(study).sites
-    found = {f"{site} only": (site,) for site in sites} if len(sites) > 1 else {}
+    found: dict[str, tuple[Site, ...]] = {f"{site} only": (site,) for site in sites} if len(sites) > 1 else {}
     for component in dict.fromkeys(site.component for site in sites):
         chosen = tuple(site for site in sites if site.component == component)
         if 1 < len(chosen) < len(sites):
@@ -249,7 +251,8 @@ def ban_condition(study: Study) -> Condition:
 
 def direction_condition(study: Study, completions: Completions, ablated: Condition) -> Condition:
     """Random directions at the sites of an ablation, each as long as what that took away on average."""
-    receipts = receipts_table(completions.of(ablated.name)).set_index("intervention")["mean_change"]
+    table = receipts_table(completions.of(ablated.name))
+    receipts = dict(zip(table["intervention"], table["mean_change"], strict=True))
     seed = _section(study).direction_seed
     added = []
     for number, intervention in enumerate(ablated.interventions):
@@ -294,15 +297,18 @@ def _fork(
     found = find_onsets(text, lexicon=study.config.lexicon(), question=problem.question, think_open=opened or None)
     onsets = [each for each in found if each.counts and each.strict and each.char >= len(before.rstrip())]
     verdict = grade(text, problem.gold, finish_reason=continued.finish_reason)
-    at_once = any(not text[len(before) : onset.char].strip() for onset in onsets)
+    at_start = [not text[len(before) : onset.char].strip() for onset in onsets]
+    sentence = _SENTENCE_END.search(text, len(before))
+    first = len(text) if sentence is None else sentence.end()
     return Fork(
         problem_id=continued.problem_id,
         sample_id=original.sample_id,
         fork_sample=number % samples,
         arm=continued.condition.removeprefix("fork: "),
         original_right=grade(original.text, problem.gold, finish_reason=original.finish_reason).verdict == "right",
-        triggers_at_once=at_once,
-        triggered_again=bool(onsets),
+        triggers_at_once=any(at_start),
+        triggered_again=any(onset.char < first for onset in onsets),
+        triggers_later=not all(at_start),
         right=verdict.verdict == "right",
         verdict=verdict.verdict,
         tokens=len(continued.ids),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -80,15 +81,15 @@ def scan_by_layer(table: pd.DataFrame, *, quantity: str = "trigger_log_prob") ->
         table: `AblationScan.to_pandas()`.
         quantity: Which of its quantities.
     """
-    rows = table[table["quantity"] == quantity]
-    names = [_lane(row) for row in rows.itertuples()]
-    lanes, layers = list(dict.fromkeys(names)), sorted(rows["layer"].unique())
+    rows = table.loc[table["quantity"] == quantity].to_dict("records")
+    names = [_lane(row) for row in rows]
+    lanes, layers = list(dict.fromkeys(names)), sorted({int(row["layer"]) for row in rows})
     values: list[list[float | None]] = [[None] * len(layers) for _ in lanes]
     marks = [[""] * len(layers) for _ in lanes]
-    for lane, row in zip(names, rows.itertuples(), strict=True):
-        place = lanes.index(lane), layers.index(row.layer)
-        values[place[0]][place[1]] = row.change
-        marks[place[0]][place[1]] = "★" if row.q <= 0.05 else ""
+    for lane, row in zip(names, rows, strict=True):
+        place = lanes.index(lane), layers.index(int(row["layer"]))
+        values[place[0]][place[1]] = row["change"]
+        marks[place[0]][place[1]] = "★" if row["q"] <= 0.05 else ""
     limit = max(abs(value) for line in values for value in line if value is not None) or 1.0
     figure = go.Figure(
         go.Heatmap(
@@ -97,7 +98,7 @@ def scan_by_layer(table: pd.DataFrame, *, quantity: str = "trigger_log_prob") ->
             hovertemplate="%{y}, layer %{x}: %{z:+.2f} nats<extra></extra>",
         )
     )  # fmt: skip
-    first = rows.iloc[0]
+    first = rows[0]
     return _laid_out(
         figure,
         "Ablation scan at the decision",
@@ -150,7 +151,7 @@ def tradeoff_plane(table: pd.DataFrame) -> go.Figure:
     figure.add_hline(y=-100 * margin, line_dash="dot", line_color=RIGHT)
     figure.add_annotation(x=0, xref="paper", xanchor="left", y=-100 * margin, yanchor="bottom", showarrow=False,
                           text=f"margin −{100 * margin:g} points", font={"size": 12, "color": RIGHT})  # fmt: skip
-    x, y = 100 * table["reduction"], 100 * table["accuracy"]
+    x, y = 100 * table["reduction"].to_numpy(), 100 * table["accuracy"].to_numpy()
     figure.add_scatter(
         x=x, y=y, mode="lines+markers+text", text=[f"×{factor:g}" for factor in table["factor"]],
         textposition="top center", marker={"size": 10, "color": BACKTRACKING}, line={"color": BACKTRACKING},
@@ -167,12 +168,12 @@ def tradeoff_plane(table: pd.DataFrame) -> go.Figure:
     )
 
 
-def _lane(row: Any) -> str:
-    return f"head {int(row.head)}" if row.component == "head" else str(row.component)
+def _lane(row: dict[Any, Any]) -> str:
+    return f"head {int(row['head'])}" if row["component"] == "head" else str(row["component"])
 
 
-def _bars(values: pd.Series, table: pd.DataFrame, name: str) -> dict[str, Any]:
-    high, low = 100 * table[f"{name}_high"] - values, values - 100 * table[f"{name}_low"]
+def _bars(values: np.ndarray, table: pd.DataFrame, name: str) -> dict[str, Any]:
+    high, low = 100 * table[f"{name}_high"].to_numpy() - values, values - 100 * table[f"{name}_low"].to_numpy()
     return {"type": "data", "array": high, "arrayminus": low, "thickness": 1.5, "width": 4}
 
 

@@ -9,18 +9,6 @@ import pandas as pd
 from backtracking.faces.report_content import Grid
 
 _COUNTS = ("layer", "factor", "margin")
-    "n",
-    "completions",
-    "pairs",
-    "events",
-    "problems",
-    "controls",
-    "rows",
-    "positions",
-    "layer",
-    "factor",
-    "margin",
-)
 
 
 def folded(title: str, note: str, table: pd.DataFrame, columns: Sequence[str], *, shares: bool = False) -> Grid:

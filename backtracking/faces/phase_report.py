@@ -63,7 +63,7 @@ def _shown(comparison: ConditionComparison) -> ConditionComparison:
     """Without the single random draws, which are shown together."""
     keep = [row for row in comparison.rows if not row.condition.startswith("random_ablation_")]
     pairs = [row for row in comparison.paired if not row.condition.startswith("random_ablation_")]
-    return ConditionComparison(tuple(keep), tuple(pairs))
+    return ConditionComparison(tuple(keep), tuple(pairs), comparison.by_problem)
 
 
 def _where(first: Phase1) -> str:
@@ -155,7 +155,7 @@ def _warnings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
 
 def _phase1_grids(first: Phase1) -> tuple[Grid, ...]:
     scan = first.scan.to_pandas()
-    scan = scan[scan["quantity"] == QUANTITY].sort_values("change")
+    scan = scan.loc[scan["quantity"] == QUANTITY].sort_values(by="change")
     lens = first.lens.to_pandas()
     grids = [
         folded(
@@ -207,7 +207,7 @@ def _phase1_grids(first: Phase1) -> tuple[Grid, ...]:
         folded(
             "Logit lens",
             "Log-probability of the onset token (nats) by layer, at onsets and at controls read for the same token.",
-            lens[lens["quantity"] == "log_prob"],
+            lens.loc[lens["quantity"] == "log_prob"],
             ("layer", "event", "control", "difference", "q", "pairs"),
         ),
     ]
@@ -274,7 +274,7 @@ def _whole(title: str, note: str, table: pd.DataFrame) -> Grid:
 def _about(first: Phase1) -> tuple[Grid, ...]:
     study = first.study
     receipts = study.folder.table("receipts")
-    shown = receipts[~receipts["condition"].astype(str).str.startswith("random_ablation_")]
+    shown = receipts.loc[~receipts["condition"].astype(str).str.startswith("random_ablation_")]
     return (
         folded(
             "Receipts",

@@ -7,7 +7,8 @@ from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, At, Ban, Condition, Replace
 from backtracking.model.sampling import next_logits
 
-CONTEXTS = [[1, 5, 9, 30, 12, 7, 18, 33, 21, 40, 11], [1, 8, 8, 31], [1, 44, 3, 5, 7, 9, 23, 31, 50, 2, 19, 22, 17, 6]]
+LONG = [1, 44, 3, 5, 7, 9, 23, 31, 50, 2, 19, 22, 17, 6, 4, 4, 30, 12, 9, 8, 7, 6]
+CONTEXTS = [[1, 5, 9, 30, 12, 7, 18, 33, 21, 40, 11], [1, 8, 8, 31], LONG]
 
 
 def conditions(model):
@@ -20,7 +21,7 @@ def conditions(model):
     )
 
 
-@pytest.mark.parametrize("prompts", [None, [4, 2, 9]])
+@pytest.mark.parametrize("prompts", [None, [4, 2, 9], [10, 3, 1]])
 def test_they_equal_the_bridges_one_at_a_time(twin, prompts):
     model = twin[0]
     arms = conditions(model)

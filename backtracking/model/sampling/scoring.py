@@ -5,6 +5,7 @@ once; the step that follows holds one row per condition, and all read the same c
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,9 @@ from backtracking.model.sampling.packed_cache import Decode, PackedCache, Seatin
 from backtracking.model.sampling.prefixes import TOKENS_AT_ONCE, Prefix, Prefixes, forward
 
 ROWS_AT_ONCE = {"cpu": 512, "cuda": 8192}
+FED_AT_MOST = 16
+"""Sampled tokens of a context that are fed one by one, all conditions together; more of them are run at once
+with the prompt, once for each condition that reaches into them."""
 
 
 @torch.inference_mode()
@@ -51,29 +55,41 @@ def next_logits(
     _check(model, contexts, conditions, lengths)
     use_packed_attention(model.plain.module)
     kind = "cuda" if model.device.type == "cuda" else "cpu"
-    order = sorted(range(len(contexts)), key=lambda index: len(contexts[index]))
+    fed = [max(1, len(context) - prompt) for context, prompt in zip(contexts, lengths, strict=True)]
+    fed = [number if number <= FED_AT_MOST else 1 for number in fed]
+    order = sorted(range(len(contexts)), key=lambda index: (fed[index], len(contexts[index])))
     while order:
-        longest = len(contexts[order[0]])
+        steps, longest = fed[order[0]], len(contexts[order[0]])
         count = max(1, min(ROWS_AT_ONCE[kind] // len(conditions), 2 * TOKENS_AT_ONCE[kind] // longest))
-        batch, order = order[:count], order[count:]
-        rows = [(tuple(contexts[index]), lengths[index]) for index in batch]
+        batch = [index for index in order[:count] if fed[index] == steps]
+        order = order[len(batch) :]
+        rows = [_Context(tuple(contexts[index]), lengths[index], steps) for index in batch]
         logits = _score(model, rows, [condition.interventions for condition in conditions])
         yield from zip(batch, logits, strict=True)
 
 
+@dataclass(frozen=True)
+class _Context:
+    """Tokens, how many of them are the prompt, and how many are fed one by one after the rest."""
+
+    ids: tuple[int, ...]
+    prompt: int
+    fed: int
+
+
 def _score(
-    model: HookedReasoner, contexts: Sequence[tuple[tuple[int, ...], int]], conditions: Sequence[Spec]
+    model: HookedReasoner, contexts: Sequence[_Context], conditions: Sequence[Spec]
 ) -> Float[Tensor, "context condition vocab"]:
-    device = model.device
-    pairs = [(ids, prompt, spec) for ids, prompt in contexts for spec in conditions]
-    prefixes = [Prefix.of(ids[:-1], spec, min(prompt, len(ids) - 1)) for ids, prompt, spec in pairs]
+    device, steps = model.device, contexts[0].fed
+    pairs = [(context, spec) for context in contexts for spec in conditions]
+    prefixes = [Prefix.of(each.ids[:-steps], spec, min(each.prompt, len(each.ids) - steps)) for each, spec in pairs]
     specs = {
         spec: index for index, spec in enumerate(dict.fromkeys([*(prefix.spec for prefix in prefixes), *conditions]))
     }
     edits = Edits(model, list(specs))
     distinct = list(dict.fromkeys(prefixes))
     cache = PackedCache(
-        seats=len(pairs), entries=len(distinct), width=max(len(prefix.ids) for prefix in distinct), columns=1
+        seats=len(pairs), entries=len(distinct), width=max(len(prefix.ids) for prefix in distinct), columns=steps
     )
     with edits.installed():
         held = Prefixes(model, edits, specs, cache, prefixes)
@@ -81,16 +97,24 @@ def _score(
             held.run_next()
         entries = torch.tensor([held.entry(prefix) for prefix in prefixes], device=device)
         lengths = torch.tensor([len(prefix.ids) for prefix in prefixes], device=device)
-        own = torch.tensor([specs[spec] for _, _, spec in pairs], device=device)
+        own = torch.tensor([specs[spec] for _, spec in pairs], device=device)
+        prompts = torch.tensor([each.prompt for each, _ in pairs], device=device)
+        tokens = torch.tensor([each.ids[-steps:] for each, _ in pairs], device=device)
+        seating = Seating.of(entries, lengths, torch.zeros_like(lengths))
+        none, last = torch.zeros(0, dtype=torch.long, device=device), None
         edits.count_from_zero(len(pairs))
-        edits.bind(own, lengths[:, None], torch.tensor([prompt for _, prompt, _ in pairs], device=device))
-        passing = Decode(cache, Seating.of(entries, lengths, torch.zeros_like(lengths)), lengths)
-        last = torch.tensor([ids[-1] for ids, _, _ in pairs], device=device)
-        logits = forward(model, last[:, None], lengths[:, None], passing)[:, 0].float()
+        for step in range(steps):
+            positions = lengths + step
+            edits.bind(own, positions[:, None], prompts)
+            keep = none if step + 1 < steps else last
+            logits = forward(
+                model, tokens[:, step : step + 1], positions[:, None], Decode(cache, seating, positions), keep=keep
+            )
+            cache.filled += 1
         counted = edits.counted(torch.arange(len(pairs), device=device), own.tolist())
-    for prefix, (ids, prompt, spec), tally in zip(prefixes, pairs, counted, strict=True):
-        _check_receipts(held.tally(prefix), tally, ids, prompt, spec)
-    return logits.unflatten(0, (len(contexts), len(conditions)))
+    for prefix, (each, spec), tally in zip(prefixes, pairs, counted, strict=True):
+        _check_receipts(held.tally(prefix), tally, each.ids, each.prompt, spec)
+    return logits[:, -1].float().unflatten(0, (len(contexts), len(conditions)))
 
 
 def _check_receipts(
