@@ -1,6 +1,6 @@
 """Many p-values at once: Holm over the conditions of a sweep, Benjamini and Hochberg over the cells of a scan."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from statsmodels.stats.multitest import multipletests
@@ -18,7 +18,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     Raises:
         InputError: A p-value is not between 0 and 1.
     """
-    return _adjusted(p_values, "holm")
+    return _adjusted(p_values, _holm)
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -30,10 +30,19 @@ def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
     Raises:
         InputError: A p-value is not between 0 and 1.
     """
-    return _adjusted(p_values, "fdr_bh")
+    return _adjusted(p_values, lambda present: np.asarray(multipletests(present, method="fdr_bh")[1]))
 
 
-def _adjusted(p_values: Sequence[float], method: str) -> tuple[float, ...]:
+def _holm(present: np.ndarray) -> np.ndarray:
+    """As statsmodels adjusts, which collects garbage on each call and so takes half a second with a model loaded."""
+    order = np.argsort(present)
+    rising = np.maximum.accumulate(present[order] * np.arange(len(present), 0, -1))
+    adjusted = np.empty(len(present))
+    adjusted[order] = np.minimum(rising, 1.0)
+    return adjusted
+
+
+def _adjusted(p_values: Sequence[float], adjust: Callable[[np.ndarray], np.ndarray]) -> tuple[float, ...]:
     values = np.asarray(p_values, dtype=float)
     present = ~np.isnan(values)
     impossible = [value for value in values[present].tolist() if not 0 <= value <= 1]
@@ -41,5 +50,5 @@ def _adjusted(p_values: Sequence[float], method: str) -> tuple[float, ...]:
         raise InputError(f"{impossible[0]} is no p-value; give numbers from 0 to 1, or NaN where there was no test")
     adjusted = np.full(len(values), np.nan)
     if present.any():
-        adjusted[present] = multipletests(values[present], method=method)[1]
+        adjusted[present] = adjust(values[present])
     return tuple(adjusted.tolist())

@@ -16,6 +16,7 @@ from backtracking.core.events import Event, OnsetRow
 from backtracking.core.groups import count_groups, crude_difference, within_difference, within_p_value
 from backtracking.core.interventions import BASELINE
 from backtracking.core.statistics import Estimate, clustered_rate
+from backtracking.measures.arms import refuse_duplicates
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def baseline_metrics(
         seed: Of the bootstrap.
 
     Raises:
-        InputError: There are no events, some are of another condition, or variants are mixed; or an onset
-            belongs to none of the events.
+        InputError: There are no events, some are of another condition, variants are mixed, or a sample
+            occurs twice; or an onset belongs to none of the events.
     """
     _check(events, onsets, most_onsets)
     problems = [event.example_id for event in events]
@@ -124,6 +125,7 @@ def _check(events: Sequence[Event], onsets: Sequence[OnsetRow] | None, most_onse
     variants = sorted({event.variant for event in events})
     if len(variants) > 1:
         raise InputError(f"baseline metrics are of one formatting variant, not of {variants}; choose one")
+    refuse_duplicates(events, BASELINE.name)
     if most_onsets < 1:
         raise InputError(f"most_onsets is {most_onsets}; give at least 1")
     keys = {_key(event) for event in events}

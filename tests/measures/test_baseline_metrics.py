@@ -129,6 +129,8 @@ def test_nothing_is_pooled():
         baseline_metrics([*rows, replace(rows[0], condition="mlp27-off")])
     with pytest.raises(InputError, match="one formatting variant"):
         baseline_metrics([*rows, replace(rows[0], variant="w")])
+    with pytest.raises(InputError, match="'baseline' has problem 0, sample 0 twice"):
+        baseline_metrics([*rows, rows[0]])
     with pytest.raises(InputError, match="no events"):
         baseline_metrics([])
     with pytest.raises(InputError, match="1 completions with onsets have no event"):
