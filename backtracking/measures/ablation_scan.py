@@ -1,0 +1,110 @@
+"""Ablation scan: which sites write the trigger, found by scaling each at the position that predicts it.
+
+At every event each site is scaled (zeroed by default) at the prediction position alone, so the context the
+model reads is untouched. All changes are ablated - baseline: NEGATIVE means that the site writes the trigger.
+A zeroed site also changes the scale of the norms behind it; the controls show what that alone does.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from backtracking.core.errors import InputError
+from backtracking.core.interventions import BASELINE, Condition, Scale
+from backtracking.core.sites import Component, Site
+from backtracking.measures.decision_points import DecisionPoints
+from backtracking.measures.scan_tables import AblationScan
+from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling.scoring import next_logits
+
+
+def ablation_scan(
+    model: HookedReasoner,
+    points: DecisionPoints,
+    *,
+    trigger_ids: Sequence[int],
+    components: Sequence[Component] = ("attn", "mlp"),
+    layers: Sequence[int] | None = None,
+    heads: bool = False,
+    factor: float = 0.0,
+) -> AblationScan:
+    """Scale every site at every decision point and see what becomes of the trigger.
+
+    Contexts are run once each, and their logits under all conditions leave memory before the next batch.
+
+    Args:
+        model: The reasoner that wrote the completions.
+        points: Events, and controls if there are any; controls cost as much as events.
+        trigger_ids: Tokens that begin a trigger, as `tokens_that_begin` gives them for the lexicon.
+        components: Of which sites every layer's is scanned.
+        layers: Only these; all if not given.
+        heads: Scan every attention head of those layers besides.
+        factor: What sites are scaled by; 1 changes nothing.
+
+    Raises:
+        InputError: There are no events, trigger ids that are none or not the model's, or a site the model
+            does not have.
+    """
+    if not points.events:
+        raise InputError("there are no events to scan; sample more completions")
+    triggers = _triggers(model, trigger_ids)
+    sites = _sites(model, components, layers, heads)
+    conditions = (BASELINE, *(Condition(str(site), [Scale(site, factor, "decode")]) for site in sites))
+    every = points.all
+    read = np.full((3, len(every), len(conditions)), np.nan)
+    for index, logits in next_logits(model, [point.context for point in every], conditions):
+        read[:, index] = _read(logits, every[index].token_id, triggers).double().cpu().numpy()
+    base, changes = read[:, :, 0], read[:, :, 1:] - read[:, :, :1]
+    return AblationScan(
+        points=points,
+        sites=sites,
+        factor=factor,
+        trigger_ids=tuple(triggers.tolist()),
+        log_prob=changes[0],
+        trigger_log_prob=changes[1],
+        logit_difference=changes[2],
+        baseline_log_prob=base[0],
+        baseline_trigger_log_prob=base[1],
+        baseline_logit_difference=base[2],
+    )
+
+
+def _read(
+    logits: Float[Tensor, "condition vocab"], token: int, triggers: Tensor
+) -> Float[Tensor, "quantity condition"]:
+    """Log-probability of the token, of all triggers together, and triggers against the best other token."""
+    total = logits.logsumexp(-1)
+    together = logits[:, triggers].logsumexp(-1)
+    best_other = logits.index_fill(1, triggers, -torch.inf).amax(-1)
+    return torch.stack([logits[:, token] - total, together - total, together - best_other])
+
+
+def _triggers(model: HookedReasoner, trigger_ids: Sequence[int]) -> Tensor:
+    found = sorted(set(trigger_ids))
+    if not found or found[0] < 0 or found[-1] >= model.cfg.d_vocab or len(found) >= model.cfg.d_vocab:
+        raise InputError(
+            f"{len(found)} trigger ids do not fit a vocabulary of {model.cfg.d_vocab}; "
+            "give those of tokens_that_begin(model.tokenizer, lexicon.markers)"
+        )
+    return torch.tensor(found, device=model.device)
+
+
+def _sites(
+    model: HookedReasoner, components: Sequence[Component], layers: Sequence[int] | None, heads: bool
+) -> tuple[Site, ...]:
+    """Layer by layer: its components, then its heads."""
+    chosen = range(model.cfg.n_layers) if layers is None else sorted(set(layers))
+    numbers = range(model.cfg.n_heads) if heads else ()
+    sites = tuple(
+        site
+        for layer in chosen
+        for site in (*(Site(c, layer) for c in components), *(Site("attn", layer, head) for head in numbers))
+    )
+    missing = [site for site in sites if site.hook_name not in model.bridge.hook_dict]
+    if missing or not sites:
+        wrong = f"no {missing[0]}" if missing else "nothing to scan: no components or no layers were given"
+        raise InputError(f"{model.name} has {wrong}; it has {model.cfg.n_layers} layers")
+    return sites

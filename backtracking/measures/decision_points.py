@@ -1,0 +1,207 @@
+"""Decision points: where a model chose to backtrack, and matched places where it did not.
+
+An event is the prediction position of a completion's first onset that counts. Its control is a position of
+comparable depth at which ordinary text followed. A control is read for ITS EVENT'S token, so that event minus
+control compares one token's logit at two places, not two tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from backtracking.core.completions import Completion
+from backtracking.core.errors import InputError
+from backtracking.core.events import Event
+from backtracking.core.interventions import BASELINE
+from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon
+from backtracking.measures.control_matching import Match, Matcher, Wanted, check_match
+from backtracking.model.reasoner import HookedReasoner
+
+TOLERANCE = 25
+"""Tokens by which a control's position may differ from its event's, if not told."""
+
+
+@dataclass(frozen=True)
+class DecisionPoint:
+    """One position whose logits are read, and the token they are read for."""
+
+    problem_id: int | str
+    sample_id: int
+    variant: str
+    kind: Literal["event", "control"]
+    event: int
+    """Index of the event among the events: its own, or for a control that of the event it is matched to."""
+    context: tuple[int, ...]
+    """Ids of prompt and completion up to and including the prediction position."""
+    prompt_tokens: int
+    position: int
+    """Index in the completion of the token that is predicted."""
+    token_id: int
+    """The onset token: for a control its own event's, not the token that followed."""
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """An event with fewer controls than were asked for."""
+
+    event: int
+    problem_id: int | str
+    sample_id: int
+    found: int
+    """Controls it has."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Completions' events that are not decision points, counted by why."""
+
+    other_condition: int
+    """Not of the baseline."""
+    without_onset: int
+    """No strict onset that counts."""
+    subsampled: int
+    """Left out at random because of `max_events`."""
+
+
+@dataclass(frozen=True)
+class DecisionPoints:
+    """Events, their controls, and what is missing."""
+
+    events: tuple[DecisionPoint, ...]
+    controls: tuple[DecisionPoint, ...]
+    unmatched: tuple[Unmatched, ...]
+    """Every event without all its controls."""
+    skipped: Skipped
+
+    @property
+    def all(self) -> tuple[DecisionPoint, ...]:
+        """Events, then controls."""
+        return self.events + self.controls
+
+    @property
+    def reused(self) -> int:
+        """Controls whose context serves an earlier control too."""
+        return len(self.controls) - len({control.context for control in self.controls})
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per point, events first; `context_tokens` stands for the context."""
+        names = [field.name for field in fields(DecisionPoint) if field.name != "context"]
+        rows = [[getattr(p, name) for name in names] + [len(p.context)] for p in self.all]
+        return pd.DataFrame(rows, columns=[*names, "context_tokens"])
+
+    def unmatched_to_pandas(self) -> pd.DataFrame:
+        """One row per event without all its controls, with the reason."""
+        return pd.DataFrame([asdict(row) for row in self.unmatched], columns=[f.name for f in fields(Unmatched)])
+
+
+def decision_points(
+    completions: Sequence[Completion],
+    events: Sequence[Event],
+    *,
+    match: Sequence[Match] = ("position",),
+    per_event: int = 1,
+    tolerance: int = TOLERANCE,
+    max_events: int | None = None,
+    model: HookedReasoner | None = None,
+    lexicon: Lexicon = DEFAULT_LEXICON,
+    seed: int = 0,
+) -> DecisionPoints:
+    """Make decision points of the baseline's onsets, each with its matched controls.
+
+    An onset at the first sampled token is predicted at the prompt's last token; that is a point as any other.
+    A control is a position of a baseline completion of the same variant at which no trigger of the lexicon
+    stands (whether or not it counts) and whose context is not that of any event. It comes from the same
+    problem if one fits, else from any; a context serves twice only where no unused one fits at all.
+
+    Args:
+        completions: Those of the events; of other conditions too if you like.
+        events: As `detect_events` gives them.
+        match: `position`: nearest in position, within the tolerance. `sentence`: also, a sentence begins
+            there exactly if one does at the event. `entropy`: of the positions that fit, the one at which the
+            model is about as uncertain as at the event, rather than the nearest.
+        per_event: Controls per event; 0 makes events only.
+        tolerance: In tokens.
+        max_events: Take so many events at random.
+        model: Needed to match entropy, and for nothing else; one forward pass per completion looked at.
+        lexicon: The triggers.
+        seed: Of the subsample, and of ties between controls.
+
+    Raises:
+        InputError: An event has no completion or does not agree with it, two completions share a key, or an
+            option cannot be used.
+    """
+    check_match(match, model)
+    for name, value, least in (("per_event", per_event, 0), ("tolerance", tolerance, 0), ("max_events", max_events, 1)):
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}; give at least {least}")
+    rng = np.random.default_rng(seed)
+    baseline = _by_key([row for row in completions if row.condition == BASELINE.name])
+    own = [event for event in events if event.condition == BASELINE.name]
+    found = [event for event in own if event.onset_token_in_completion is not None]
+    kept = found
+    if max_events is not None and len(found) > max_events:
+        kept = [found[index] for index in sorted(rng.choice(len(found), max_events, replace=False).tolist())]
+    points = tuple(_event_point(index, event, baseline) for index, event in enumerate(kept))
+    skipped = Skipped(len(events) - len(own), len(own) - len(found), len(found) - len(kept))
+    if not per_event:
+        return DecisionPoints(points, (), (), skipped)
+    # Contexts of every event, also of those left out at random: there the model did backtrack.
+    taboo = {_event_point(0, event, baseline).context for event in found}
+    matcher = Matcher(
+        tuple(baseline.values()), taboo, match=tuple(match), tolerance=tolerance, lexicon=lexicon, model=model, rng=rng
+    )
+    wanted = [Wanted(baseline[p.problem_id, p.sample_id, p.variant], p.position) for p in points]
+    controls: list[DecisionPoint] = []
+    unmatched: list[Unmatched] = []
+    for point, one in zip(points, matcher.controls(wanted, per_event), strict=True):
+        controls += [_point(c, position, "control", point.event, point.token_id) for c, position in one.places]
+        if len(one.places) < per_event:
+            missing = Unmatched(point.event, point.problem_id, point.sample_id, len(one.places), one.reason)
+            unmatched.append(missing)
+    return DecisionPoints(points, tuple(controls), tuple(unmatched), skipped)
+
+
+_Key = tuple[int | str, int, str]
+
+
+def _by_key(completions: Sequence[Completion]) -> dict[_Key, Completion]:
+    found: dict[_Key, Completion] = {}
+    for row in completions:
+        key = row.problem_id, row.sample_id, row.variant
+        if key in found:
+            raise InputError(f"two baseline completions are sample {row.sample_id} of problem {row.problem_id!r}")
+        found[key] = row
+    return found
+
+
+def _event_point(index: int, event: Event, baseline: dict[_Key, Completion]) -> DecisionPoint:
+    completion = baseline.get((event.example_id, event.sample_id, event.variant))
+    name = f"the event of sample {event.sample_id} of problem {event.example_id!r}"
+    if completion is None:
+        raise InputError(f"{name} has no baseline completion; give the completions the events were found in")
+    position, token = event.onset_token_in_completion, event.onset_token_id
+    assert position is not None and token is not None
+    agrees = position < len(completion.ids) and completion.ids[position] == token
+    if not agrees or event.pred_pos_in_full != len(completion.prompt_ids) + position - 1:
+        raise InputError(f"{name} does not agree with its completion; give the completions the events were found in")
+    return _point(completion, position, "event", index, token)
+
+
+def _point(
+    completion: Completion, position: int, kind: Literal["event", "control"], event: int, token: int
+) -> DecisionPoint:
+    return DecisionPoint(
+        problem_id=completion.problem_id,
+        sample_id=completion.sample_id,
+        variant=completion.variant,
+        kind=kind,
+        event=event,
+        context=completion.prompt_ids + completion.ids[:position],
+        prompt_tokens=len(completion.prompt_ids),
+        position=position,
+        token_id=token,
+    )

@@ -1,0 +1,194 @@
+"""What an ablation scan found: changes per point and site, their summary, and which sites to take on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from backtracking.core.clustered_means import ClusteredMeans, clustered_means, smallest_adjusted
+from backtracking.core.errors import InputError
+from backtracking.core.multiplicity import benjamini_hochberg
+from backtracking.core.sites import Site
+from backtracking.measures.decision_points import DecisionPoints
+from backtracking.measures.event_pairs import minus_own_controls
+
+Quantity = Literal["log_prob", "trigger_log_prob", "logit_difference"]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Sites of one group that write the trigger, the strongest first."""
+
+    group: str
+    """`attn`, `mlp`, `head`, or `all` where components were not told apart."""
+    sites: tuple[Site, ...]
+    """At most k."""
+    significant: int
+    """How many sites of the group lower the quantity significantly, those beyond k included."""
+    tested: int
+    """Sites of the group."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The layer selection of a scan, and how much it had to choose from."""
+
+    quantity: Quantity
+    level: float
+    against_controls: bool
+    groups: tuple[Selected, ...]
+    smallest_q: float
+    """The smallest q a lone finding could reach with so many problems; above the level, too few were sampled."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All selected sites, group by group."""
+        return tuple(site for group in self.groups for site in group.sites)
+
+    def __str__(self) -> str:
+        """Return one line per group."""
+        lines = [
+            f"{g.group}: {', '.join(map(str, g.sites)) or 'none'} ({g.significant} of {g.tested} sites lower "
+            f"{self.quantity} with q <= {self.level:g})"
+            for g in self.groups
+        ]
+        if self.smallest_q > self.level:
+            lines.append(f"a lone finding could reach q = {self.smallest_q:.2g} at best: sample more problems")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class AblationScan:
+    """Changes (ablated - baseline) at every point under the ablation of every site; points are events, then controls.
+
+    Negative: without the site the trigger is less likely, so the site writes it.
+    """
+
+    points: DecisionPoints
+    sites: tuple[Site, ...]
+    factor: float
+    trigger_ids: tuple[int, ...]
+    log_prob: Float[np.ndarray, "point site"]
+    """Of the event's onset token (for a control: of its own event's), in nats."""
+    trigger_log_prob: Float[np.ndarray, "point site"]
+    """Of all trigger tokens together, in nats."""
+    logit_difference: Float[np.ndarray, "point site"]
+    """Of logsumexp over the trigger tokens' logits minus the best other token's logit."""
+    baseline_log_prob: Float[np.ndarray, " point"]
+    baseline_trigger_log_prob: Float[np.ndarray, " point"]
+    baseline_logit_difference: Float[np.ndarray, " point"]
+
+    @property
+    def onsets_outside(self) -> int:
+        """Events whose onset token is not among the trigger ids; above 0, lexicon and ids do not belong together."""
+        return sum(event.token_id not in set(self.trigger_ids) for event in self.points.events)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per site and quantity.
+
+        `change` (events), `control_change` and `difference` (event - own controls) are means with 95 % intervals
+        clustered by problem; `baseline` is the events' mean without ablation. `p` and `q` are of the change,
+        `difference_p` and `difference_q` of the difference, adjusted over all rows of the table (Benjamini
+        and Hochberg). What is missing for want of controls is NaN.
+        """
+        return self._table.copy()
+
+    def points_to_pandas(self) -> pd.DataFrame:
+        """One row per point and site: `DecisionPoints.to_pandas`, `site`, and the three changes."""
+        frame = self.points.to_pandas()
+        frame = frame.loc[frame.index.repeat(len(self.sites))].reset_index(drop=True)
+        values = {name: getattr(self, name).ravel() for name in QUANTITIES}
+        return frame.assign(site=[str(site) for site in self.sites] * len(self.points.all), **values)
+
+    def select(
+        self,
+        k: int,
+        *,
+        level: float = 0.05,
+        quantity: Quantity = "log_prob",
+        per_component: bool = True,
+        against_controls: bool = False,
+    ) -> Selection:
+        """The sites whose ablation lowers the quantity most, among those that do so significantly.
+
+        Args:
+            k: How many, of each component (attention and MLP layers, heads) or overall.
+            level: Of the q-value.
+            quantity: What they must lower.
+            per_component: Whether the best of each component are taken.
+            against_controls: Whether they must lower it more at events than at their controls.
+
+        Raises:
+            InputError: k is below 1, an unknown quantity, a level outside 0 to 1, or no controls to compare with.
+        """
+        if k < 1 or quantity not in QUANTITIES or not 0 < level < 1:
+            raise InputError(
+                f"cannot select {k} sites by {quantity!r} at level {level:g}; give at least 1, one of "
+                f"{', '.join(QUANTITIES)}, and a level between 0 and 1"
+            )
+        if against_controls and not self.points.controls:
+            raise InputError("the scan has no controls to compare with; make decision points with controls")
+        value, q = ("difference", "difference_q") if against_controls else ("change", "q")
+        table = self._table[self._table["quantity"] == quantity].reset_index(drop=True)  # row = site
+        groups: dict[str, list[int]] = {}
+        for row, site in enumerate(self.sites):
+            groups.setdefault(_group(site) if per_component else "all", []).append(row)
+        chosen = []
+        for name, rows in groups.items():
+            part = table.loc[rows]
+            found = part[(part[q] <= level) & (part[value] < 0)].sort_values(value, kind="stable")
+            best = tuple(self.sites[int(row)] for row in found.index[:k])
+            chosen.append(Selected(name, best, len(found), len(rows)))
+        means = self._differences if against_controls else self._changes
+        cells = len(self._table)
+        smallest = smallest_adjusted(means.smallest_p, cells)
+        return Selection(quantity, level, against_controls, tuple(chosen), smallest)
+
+    @cached_property
+    def _values(self) -> Float[np.ndarray, "point cell"]:
+        """All quantities side by side: cells are quantity by quantity, site by site."""
+        return np.concatenate([getattr(self, name) for name in QUANTITIES], axis=1)
+
+    @cached_property
+    def _changes(self) -> ClusteredMeans:
+        events = self.points.events
+        return clustered_means(self._values[: len(events)], [e.problem_id for e in events], seed=SEED)
+
+    @cached_property
+    def _differences(self) -> ClusteredMeans:
+        return clustered_means(*minus_own_controls(self.points, self._values), seed=SEED)
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        count, controls = len(self.points.events), self.points.controls
+        control = clustered_means(self._values[count:], [c.problem_id for c in controls], seed=SEED)
+        sites = list(self.sites) * len(QUANTITIES)
+        baseline = np.array([getattr(self, f"baseline_{name}")[:count].mean() for name in QUANTITIES])
+        columns: dict[str, object] = {
+            "site": [str(site) for site in sites],
+            "component": [_group(site) for site in sites],
+            "layer": [site.layer for site in sites],
+            "head": pd.array([site.head for site in sites], dtype="Int64"),
+            "quantity": np.repeat(QUANTITIES, len(self.sites)),
+            "baseline": np.repeat(baseline, len(self.sites)),
+        }
+        for name, means in (("change", self._changes), ("control_change", control), ("difference", self._differences)):
+            columns |= {name: means.value, f"{name}_low": means.low, f"{name}_high": means.high}
+        columns |= {"events": self._changes.n, "problems": self._changes.clusters}
+        columns |= {"controls": control.n, "pairs": self._differences.n, **_tested("", self._changes)}
+        return pd.DataFrame(columns | _tested("difference_", self._differences))
+
+
+def _tested(prefix: str, means: ClusteredMeans) -> dict[str, Sequence[float]]:
+    p = means.p_value.tolist()
+    return {f"{prefix}p": p, f"{prefix}q": benjamini_hochberg(p)}
+
+
+def _group(site: Site) -> str:
+    return "head" if site.head is not None else site.component
