@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -62,7 +61,7 @@ class RandomVector:
 Vector: TypeAlias = FixedVector | RandomVector
 
 
-def as_vector(given: Vector | Sequence[float] | Any) -> Vector:
+def as_vector(given: Any) -> Vector:
     """A vector from a list, an array or a tensor of one axis; a vector passes through.
 
     Raises:

@@ -114,6 +114,12 @@ class AnalysisSection(_Section):
     """Sites of each component that the targeted ablation takes, at most: those that are significant."""
     scan_heads: bool = False
     """Scan every attention head too; heads then count as sites of their own kind."""
+    scan_window: int = Field(default=4, ge=1)
+    """Positions at which the scan switches a site off: the prediction position and those before it."""
+    max_control_kl: float | None = Field(default=0.05, gt=0)
+    """A site that disturbs ordinary text by more, in nats at the controls, is not selected; null selects any."""
+    min_change: float = Field(default=0.1, ge=0)
+    """A site that lowers the log-probability of a trigger by less, in nats, is not selected, however significant."""
     control_match: tuple[Literal["position", "sentence", "entropy"], ...] = ("position",)
     significance: float = Field(default=0.05, gt=0, lt=1)
     """Level of the selection, after Benjamini and Hochberg over the cells of the scan."""

@@ -35,6 +35,7 @@ class SelectedSites:
     significant: int
     """Sites whose ablation lowers the log-probability of any trigger, significantly more at onsets than at controls."""
     tested: int
+    """Sites that were scanned."""
     note: str
     """What a reader must know, such as that no site is significant; else empty."""
 
@@ -163,6 +164,7 @@ def scan_ablations(study: Study, points: DecisionPoints | None = None) -> tuple[
         components=analysis.ablation_components,
         layers=layers,
         heads=analysis.scan_heads,
+        window=analysis.scan_window,
         trigger_ids=tokens_that_begin(study.model.tokenizer, study.config.lexicon().strict),
     )
     study.folder.save_table("ablation_scan", scan.to_pandas())
@@ -249,6 +251,8 @@ def _select(study: Study, scan: AblationScan) -> SelectedSites:
         level=analysis.significance,
         quantity="trigger_log_prob",
         against_controls=bool(scan.points.controls),
+        max_control_kl=analysis.max_control_kl if scan.points.controls else None,
+        min_change=analysis.min_change,
     )
     significant, tested = sum(g.significant for g in found.groups), sum(g.tested for g in found.groups)
     with_heads = {site.layer for site in found.sites if site.head is not None}
@@ -258,7 +262,10 @@ def _select(study: Study, scan: AblationScan) -> SelectedSites:
     table = scan.to_pandas()
     rows = table.loc[table["quantity"] == "trigger_log_prob"].to_dict("records")
     strongest = str(min(rows, key=lambda row: row["change"])["site"])
-    note = f"no site is significant; {strongest}, the most negative one, is ablated all the same, as an exploration"
+    note = (
+        f"no site is significant and leaves ordinary text alone; {strongest}, the most negative one, is ablated all the "
+        "same, as an exploration"
+    )
     return SelectedSites((Site.parse(strongest),), 0, tested, note)
 
 

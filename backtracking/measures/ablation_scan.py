@@ -1,8 +1,9 @@
 """Ablation scan: which sites write the trigger, found by scaling each at the position that predicts it.
 
-At every event each site is scaled (zeroed by default) at the prediction position alone, so the context the
-model reads is untouched. All changes are ablated - baseline: NEGATIVE means that the site writes the trigger.
-A zeroed site also changes the scale of the norms behind it; the controls show what that alone does.
+At every event each site is scaled (zeroed by default) at the prediction position, or at the last few positions up to
+it where the decision may be prepared, so the context before is untouched. All changes are ablated - baseline:
+NEGATIVE means that the site writes the trigger. A zeroed site also changes the scale of the norms behind it; the
+controls show what that alone does, and how much the site matters to any text.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ def ablation_scan(
     layers: Sequence[int] | None = None,
     heads: bool = False,
     factor: float = 0.0,
+    window: int = 1,
 ) -> AblationScan:
     """Scale every site at every decision point and see what becomes of the trigger.
 
@@ -43,25 +45,36 @@ def ablation_scan(
         layers: Only these; all if not given.
         heads: Scan every attention head of those layers besides.
         factor: What sites are scaled by; 1 changes nothing.
+        window: Positions at which they are scaled: the prediction position and those before it, as far as they
+            hold sampled tokens. 1 is the prediction position alone.
 
     Raises:
-        InputError: There are no events, trigger ids that are none or not the model's, or a site the model
+        InputError: There are no events, a window below 1, trigger ids that are none or not the model's, or a site the model
             does not have.
     """
     if not points.events:
         raise InputError("there are no events to scan; sample more completions")
+    if window < 1:
+        raise InputError(f"window is {window}; the least is 1, the prediction position alone")
     triggers = _triggers(model, trigger_ids)
     sites = _sites(model, components, layers, heads)
     conditions = (BASELINE, *(Condition(str(site), [Scale(site, factor, "decode")]) for site in sites))
     every = points.all
     read = np.full((3, len(every), len(conditions)), np.nan)
-    for index, logits in next_logits(model, [point.context for point in every], conditions):
+    kl = np.full((len(every), len(sites)), np.nan)
+    contexts = [point.context for point in every]
+    prompts = [min(max(len(p.context) - window, p.prompt_tokens), len(p.context) - 1) for p in every]
+    for index, logits in next_logits(model, contexts, conditions, prompts=prompts):
+        log_probs = logits.double().log_softmax(-1)
+        kl[index] = (log_probs[0].exp() * (log_probs[0] - log_probs[1:])).sum(-1).cpu().numpy()
         read[:, index] = _read(logits, every[index].token_id, triggers).double().cpu().numpy()
     base, changes = read[:, :, 0], read[:, :, 1:] - read[:, :, :1]
     return AblationScan(
         points=points,
         sites=sites,
         factor=factor,
+        window=window,
+        kl=kl,
         trigger_ids=tuple(triggers.tolist()),
         log_prob=changes[0],
         trigger_log_prob=changes[1],

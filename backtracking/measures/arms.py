@@ -81,14 +81,14 @@ def baseline_of(arms: Mapping[str, Sequence[Event]]) -> Sequence[Event]:
 
 
 def twins(arm: Sequence[Event], reference: Sequence[Event], *, name: str, other: str) -> tuple[Event, ...]:
-    """For each event of the arm the reference's event of the same problem and sample.
+    """For each event of the arm the reference's event of the same problem and sample; both without duplicates.
 
     Raises:
         InputError: The two do not hold the same sample keys.
     """
     others = {(event.example_id, event.sample_id): event for event in reference}
     keys = [(event.example_id, event.sample_id) for event in arm]
-    if set(keys) != set(others) or len(keys) != len(reference):
+    if set(keys) != set(others):
         raise InputError(
             f"{name} and {other} do not hold the same sample keys "
             f"({len(set(keys) ^ set(others))} are in one alone); sample both in full"

@@ -73,6 +73,11 @@ class AblationScan:
     points: DecisionPoints
     sites: tuple[Site, ...]
     factor: float
+    window: int
+    """Positions at which sites were scaled, the prediction position being the last."""
+    kl: Float[np.ndarray, "point site"]
+    """KL divergence of the ablated next-token distribution from the baseline's, in nats: how much a site matters
+    there to anything at all."""
     trigger_ids: tuple[int, ...]
     log_prob: Float[np.ndarray, "point site"]
     """Of the event's onset token (for a control: of its own event's), in nats."""
@@ -95,7 +100,8 @@ class AblationScan:
         `change` (events), `control_change` and `difference` (event - own controls) are means with 95 % intervals
         clustered by problem; `baseline` is the events' mean without ablation. `p` and `q` are of the change,
         `difference_p` and `difference_q` of the difference, adjusted over all rows of the table (Benjamini
-        and Hochberg). What is missing for want of controls is NaN.
+        and Hochberg). `control_kl` is the mean KL divergence at controls. What is missing for want of controls
+        is NaN.
         """
         return self._table.copy()
 
@@ -114,6 +120,8 @@ class AblationScan:
         quantity: Quantity = "log_prob",
         per_component: bool = True,
         against_controls: bool = False,
+        max_control_kl: float | None = None,
+        min_change: float = 0.0,
     ) -> Selection:
         """The sites whose ablation lowers the quantity most, among those that do so significantly.
 
@@ -123,6 +131,10 @@ class AblationScan:
             quantity: What they must lower.
             per_component: Whether the best of each component are taken.
             against_controls: Whether they must lower it more at events than at their controls.
+            max_control_kl: Leave out sites that disturb ordinary text by more than that, in nats at controls: a
+                layer without which the model writes nonsense does not write the trigger.
+            min_change: Leave out sites whose ablation lowers the quantity at events by less, in nats: with many
+                events the smallest effect is significant.
 
         Raises:
             InputError: k is below 1, an unknown quantity, a level outside 0 to 1, or no controls to compare with.
@@ -132,7 +144,7 @@ class AblationScan:
                 f"cannot select {k} sites by {quantity!r} at level {level:g}; give at least 1, one of "
                 f"{', '.join(QUANTITIES)}, and a level between 0 and 1"
             )
-        if against_controls and not self.points.controls:
+        if (against_controls or max_control_kl is not None) and not self.points.controls:
             raise InputError("the scan has no controls to compare with; make decision points with controls")
         value, q = ("difference", "difference_q") if against_controls else ("change", "q")
         table = self._table[self._table["quantity"] == quantity].reset_index(drop=True)  # row = site
@@ -143,6 +155,9 @@ class AblationScan:
         for name, rows in groups.items():
             part = table.loc[rows]
             found = part[(part[q] <= level) & (part[value] < 0)].sort_values(value, kind="stable")
+            found = found[found["change"] <= -min_change]
+            if max_control_kl is not None:
+                found = found[found["control_kl"] <= max_control_kl]
             best = tuple(self.sites[int(row)] for row in found.index[:k])
             chosen.append(Selected(name, best, len(found), len(rows)))
         means = self._differences if against_controls else self._changes
@@ -181,6 +196,8 @@ class AblationScan:
         for name, means in (("change", self._changes), ("control_change", control), ("difference", self._differences)):
             columns |= {name: means.value, f"{name}_low": means.low, f"{name}_high": means.high}
         columns |= {"events": self._changes.n, "problems": self._changes.clusters}
+        with_controls = self.kl[count:].mean(axis=0) if len(controls) else np.full(len(self.sites), np.nan)
+        columns["control_kl"] = np.tile(with_controls, len(QUANTITIES))
         columns |= {"controls": control.n, "pairs": self._differences.n, **_tested("", self._changes)}
         return pd.DataFrame(columns | _tested("difference_", self._differences))
 
