@@ -13,6 +13,7 @@ from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event, OnsetRow, table
 from backtracking.core.interventions import BASELINE, Ban, Condition, Scale
+from backtracking.core.null_draws import MINIMUM_DRAWS
 from backtracking.core.shape_draws import shape_matched_draws
 from backtracking.core.sites import Site
 from backtracking.experiments.study import Study, receipts_table
@@ -93,11 +94,9 @@ def generate_condition(study: Study, condition: str, *, variant: str | None = No
     if condition == TARGETED:
         return study.sample("targeted", _targeted_arms(study, sites))
     if condition == RANDOM:
-        return study.sample(
-            "random",
-            random_conditions(study, sites),
-            samples=study.config.ablation_generation.num_samples_per_prompt,
-        )
+        arms = random_conditions(study, sites)
+        samples = study.config.ablation_generation.num_samples_per_prompt
+        return study.sample("random", arms, samples=samples) if arms else Completions(())
     raise InputError(f"unknown condition {condition!r}; use {BASELINE.name}, {TARGETED} or {RANDOM}")
 
 
@@ -199,15 +198,18 @@ def _targeted_arms(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]
 
 
 def random_conditions(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]:
-    """Ablations of random sites, each draw of the shape of the targeted one."""
+    """Ablations of random sites, each draw of the shape of the targeted one.
+
+    None where the model has too few such sets to make a null distribution; the run's log then says so.
+    """
     section = study.config.ablation_generation
-    draws = shape_matched_draws(
-        sites,
-        _candidates(study, sites),
-        draws=section.random_draws,
-        seed=section.random_control_seed,
-        overlap=True,
-    )
+    try:
+        draws = shape_matched_draws(
+            sites, _candidates(study, sites), draws=section.random_draws, seed=section.random_control_seed, overlap=True
+        )
+    except InputError as error:
+        study.folder.log("no random ablations", reason=str(error))
+        return ()
     return tuple(targeted_condition(study, draw, f"{RANDOM}_{number}") for number, draw in enumerate(draws, 1))
 
 
@@ -236,7 +238,7 @@ def compare(
     study.folder.save_table("receipts", receipts_table(arms))
     names = [event.condition for event in events]
     draws = [name for name in dict.fromkeys(names) if name.startswith(f"{RANDOM}_")]
-    if not draws:
+    if len(draws) < MINIMUM_DRAWS:
         return found, None
     targeted = targeted_against_random(events, targeted=TARGETED, draws=draws, seed=seed)
     study.folder.save_table("targeted_against_random", targeted.to_pandas())
@@ -263,8 +265,8 @@ def _select(study: Study, scan: AblationScan) -> SelectedSites:
     rows = table.loc[table["quantity"] == "trigger_log_prob"].to_dict("records")
     strongest = str(min(rows, key=lambda row: row["change"])["site"])
     note = (
-        f"no site is significant and leaves ordinary text alone; {strongest}, the most negative one, is ablated all the "
-        "same, as an exploration"
+        f"no site is significant, large enough and harmless to ordinary text; {strongest}, the most negative one, is "
+        "ablated all the same, as an exploration"
     )
     return SelectedSites((Site.parse(strongest),), 0, tested, note)
 

@@ -93,7 +93,9 @@ def _what(first: Phase1) -> str:
         f"backtracking from {rows[BASELINE.name].backtracking.percent()} to {rows[TARGETED].backtracking.percent()} "
         f"({points(moved.backtracking)} points, p = {moved.backtracking_p_holm:.2g} after Holm)."
     )
-    if first.targeted is not None:
+    if first.targeted is None:
+        text += " No null distribution: the model has too few other sets of sites of this shape, or none was asked for."
+    else:
         null = first.targeted.backtracking
         text += (
             f" {null.draws} random sets of the same shape move it by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
@@ -141,6 +143,8 @@ def _warnings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
             found.append(f"{row.condition}: {100 * row.truncated.value:.0f} % of completions were cut off unanswered.")
         if row.degenerate.value > 0.1:
             found.append(f"{row.condition}: {100 * row.degenerate.value:.0f} % of completions end in a loop.")
+    if first.targeted is None:
+        found.append("no random ablations of the same shape: the targeted effect has no null distribution.")
     if first.selection.note:
         found.append(f"selection: {first.selection.note}.")
     found += [f"self-check failed: {check.law}." for check in first.study.checks if not check.ok]

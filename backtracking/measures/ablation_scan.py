@@ -49,8 +49,8 @@ def ablation_scan(
             hold sampled tokens. 1 is the prediction position alone.
 
     Raises:
-        InputError: There are no events, a window below 1, trigger ids that are none or not the model's, or a site the model
-            does not have.
+        InputError: There are no events, a window below 1, trigger ids that are none or not the model's, or a site
+            the model does not have.
     """
     if not points.events:
         raise InputError("there are no events to scan; sample more completions")

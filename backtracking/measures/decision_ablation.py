@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from backtracking.core.clustered_means import clustered_means
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.multiplicity import holm
-from backtracking.core.statistics import Estimate, clustered_mean, paired_p_value
+from backtracking.core.statistics import Estimate
 from backtracking.measures.decision_points import DecisionPoint, DecisionPoints
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits
@@ -113,12 +114,12 @@ def _summary(
     for kind in dict.fromkeys(kinds.tolist()):
         here = kinds == kind
         clusters = problems[here].tolist()
-        tests = {
-            name: paired_p_value(log_odds[here, arm], log_odds[here, reference], clusters, seed=seed)
-            for arm, name in enumerate(names)
-            if arm != reference
-        }
-        adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+        levels = [_estimates(values[here], clusters, seed) for values in (probability, log_odds)]
+        changes = [values - values[:, [reference]] for values in (probability, log_odds)]
+        moved = [_estimates(values[here], clusters, seed) for values in changes]
+        tested = clustered_means(changes[1][here], clusters, seed=seed).p_value
+        p = [float("nan") if arm == reference else float(tested[arm]) for arm in range(len(names))]
+        adjusted = holm(p)
         for arm, name in enumerate(names):
             own = arm == reference
             rows.append(
@@ -127,12 +128,12 @@ def _summary(
                     str(kind),
                     int(here.sum()),
                     len(set(clusters)),
-                    _mean(probability[here, arm], clusters, seed),
-                    _mean(log_odds[here, arm], clusters, seed),
-                    None if own else _mean((probability[:, arm] - probability[:, reference])[here], clusters, seed),
-                    None if own else _mean((log_odds[:, arm] - log_odds[:, reference])[here], clusters, seed),
-                    tests.get(name, float("nan")),
-                    adjusted.get(name, float("nan")),
+                    levels[0][arm],
+                    levels[1][arm],
+                    None if own else moved[0][arm],
+                    None if own else moved[1][arm],
+                    p[arm],
+                    adjusted[arm],
                 )
             )
     frame = pd.DataFrame(
@@ -154,12 +155,13 @@ def _summary(
     return DecisionAblation(tuple(rows), frame)
 
 
-def _mean(values: np.ndarray, clusters: Sequence[str], seed: int) -> Estimate:
-    """Mean over points, its interval from resampling problems."""
-    order: dict[str, int] = {}
-    index = np.array([order.setdefault(cluster, len(order)) for cluster in clusters])
-    sums, counts = np.bincount(index, weights=values), np.bincount(index)
-    return clustered_mean(sums.tolist(), counts.tolist(), n=len(values), seed=seed)
+def _estimates(values: np.ndarray, clusters: Sequence[str], seed: int) -> tuple[Estimate, ...]:
+    """Mean of each column, its interval from resampling problems."""
+    found = clustered_means(values, clusters, seed=seed)
+    return tuple(
+        Estimate(float(value), float(low), float(high), found.n, found.clusters)
+        for value, low, high in zip(found.value, found.low, found.high, strict=True)
+    )
 
 
 def _flat(row: DecisionRow) -> dict[str, object]:

@@ -151,7 +151,7 @@ def test_an_interrupted_run_says_so_and_continues(folder):
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list(folder.glob("interrupted/*/completions/part-*.parquet")):
+    while not list(folder.glob("interrupted/*/completions/*.parquet")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)

@@ -1,0 +1,217 @@
+"""Both phases on the embedded model: what they find, that a killed run ends the same, and the commands."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from backtracking.core.completions import Completions
+from backtracking.core.errors import InputError
+from backtracking.core.sites import Site
+from backtracking.experiments import phase1, phase2, published
+from backtracking.experiments.config import Config, load_config
+from backtracking.experiments.phases import run_phases
+from backtracking.experiments.planning import plan
+from backtracking.experiments.runs import RunFolder
+from backtracking.experiments.study import open_study
+from backtracking.faces.commands import app
+from backtracking.faces.phase_report import compose_phases, write_phase_report
+
+TABLES = (
+    "formatting", "decision_points", "logit_lens", "ablation_scan", "conditions",
+    "paired_differences", "receipts", "self_check", "targeted_against_random", "baseline_metrics",
+    "subset_sweep", "subset_sweep_paired", "subset_sweep_behaviour", "scale_sweep",
+    "scale_sweep_paired", "tradeoff", "continuation_ablation", "forks",
+)  # fmt: skip
+
+
+VARIANTS = [{"name": "a", "think_open": "<think>\n"}, {"name": "b", "think_open": ""}]
+
+
+def config_in(folder, **changes) -> Config:
+    content = {
+        "run": {"name": "phases", "seed": 3, "output_dir": str(folder)},
+        "model": {"hf_id": "organism", "device": "cpu"},
+        "dataset": {"name": "organism", "max_examples": 24},
+        "prompting": {
+            "formatting_variants": [{"name": "a", "think_open": "<think>\n"}, {"name": "b", "think_open": ""}]
+        },
+        "generation": {"num_samples_per_prompt": 2, "max_new_tokens": 110, "batch_size": 64},
+        "analysis": {"scan_heads": True, "topk_layers_for_generation": 1, "max_events": 30, "control_samples": 30},
+        "phase2": {
+            "scale_sweep": {"scales": [0, 0.5]},
+            "continuation_ablation": {"max_events": 30, "fork_max_events": 8, "fork_samples": 1},
+        },
+    }
+    return Config.model_validate(content | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phases")
+    return run_phases(config_in(folder / "runs"))
+
+
+def tables(folder: RunFolder) -> dict[str, bytes]:
+    found = {name: (folder.path / "tables" / f"{name}.csv").read_bytes() for name in TABLES}
+    return found | {"events": pd.read_parquet(folder.path / "events.parquet").to_csv().encode()}
+
+
+def test_the_scan_names_the_head_that_notices_errors_and_switching_it_off_removes_backtracking(finished):
+    """The embedded model's known truth: attn.1.h0, planted when it was trained."""
+    first, _ = finished
+    assert first.selection.sites == (Site("attn", 1, 0),)
+    row = next(row for row in first.comparison.paired if row.condition == "targeted_ablation")
+    assert row.backtracking.high < 0
+    baseline = first.comparison.row("baseline").backtracking.value
+    assert baseline + row.backtracking.value < baseline / 2
+    assert first.targeted is not None and first.targeted.draws == 20
+
+
+def test_every_step_has_its_table_and_the_report_answers_four_questions(finished):
+    first, second = finished
+    for name in TABLES:
+        assert len(first.study.folder.table(name)), name
+    report = compose_phases(first, second)
+    for answer, question in zip(
+        report.findings, ("Where is it", "What removes", "At what cost", "How sure"), strict=True
+    ):
+        assert answer.startswith(question)
+    assert "attn.1.h0" in report.findings[0]
+    markdown, page = write_phase_report(first, second)
+    text = page.read_text()
+    assert all(grid.title in text for grid in report.grids)
+    assert "http" not in markdown.read_text()
+    assert (first.study.folder.path / "figures" / "ablation_scan.html").is_file()
+
+
+def test_controls_stand_beside_every_sweep(finished):
+    _, second = finished
+    for sweep in (second.subsets, second.scales):
+        names = {row.condition for row in sweep.comparison.rows}
+        assert {"baseline", "ban", "random_direction"} <= names
+        ban = sweep.comparison.row("ban")
+        assert ban.backtracking.value < sweep.comparison.row("baseline").backtracking.value
+    arms = {row.arm for row in second.forks.comparison.rows}
+    assert arms == {"resample", "ablated", "ban"}
+
+
+def test_the_decision_is_really_measured(finished):
+    """The chance of a trigger falls at onsets under the ablation, as a full forward pass says."""
+    first, second = finished
+    row = second.decisions.row("all_selected x0")
+    assert row.log_odds_change.high < 0
+    assert row.probability.value < second.decisions.row("baseline").probability.value
+    point = first.points.events[0]
+    model = first.study.model
+    with model.intervening(["attn.1.h0*0@decode"], prompt_lengths=[point.prompt_tokens]):
+        logits = model.logits(point.context)[0, -1].double()
+    from backtracking.model.tokens import tokens_that_begin
+
+    triggers = tokens_that_begin(model.tokenizer, first.study.config.lexicon().strict)
+    expected = logits.softmax(-1)[list(triggers)].sum().item()
+    frame = second.decisions.points
+    here = frame[(frame["condition"] == "all_selected x0") & (frame["point"] == 0)]["probability"].item()
+    assert here == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_killed_run_ends_in_the_same_tables(finished, tmp_path, monkeypatch):
+    config = config_in(tmp_path / "runs")
+    save = Completions.save
+    for stop in (1, 4):
+        count = iter(range(1000))
+
+        def dying(self, path, count=count, stop=stop):
+            if next(count) == stop:
+                raise KeyboardInterrupt
+            save(self, path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Completions, "save", dying)
+            with pytest.raises(KeyboardInterrupt):
+                run_phases(config)
+    first, _ = run_phases(config, resume=True)
+    assert len(list((tmp_path / "runs").glob("*/manifest.json"))) == 1
+    assert tables(first.study.folder) == tables(finished[0].study.folder)
+
+
+def test_phase_2_runs_on_a_phase_1_whose_generations_are_gone(finished, tmp_path):
+    source = finished[0].study.folder.path
+    gone = tmp_path / "runs" / "phase1"
+    shutil.copytree(source, gone)
+    shutil.rmtree(gone / "completions")
+    study = open_study(
+        config_in(tmp_path / "runs", run={"name": "two", "seed": 3, "output_dir": str(tmp_path / "runs")})
+    )
+    notes = phase2.adopt(study, RunFolder(gone))
+    assert "generations of phase1 are gone" in notes[0]
+    assert phase2.selection_of(study).sites == finished[0].selection.sites
+    with pytest.raises(InputError, match=r"has no tables/selected_sites.json"):
+        phase2.adopt(study, RunFolder(tmp_path / "absent"))
+
+
+def test_the_seeds_commands_do_the_steps_one_by_one(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "config.yaml"
+    content = config_in("runs").model_dump(mode="json")
+    content["dataset"]["max_examples"] = 8
+    content["analysis"] |= {"max_events": 6, "control_samples": 6}
+    content["ablation_generation"]["num_samples_per_prompt"] = 1
+    content["prompting"]["formatting_variants"] = content["prompting"]["formatting_variants"][:1]
+    file.write_text(yaml.safe_dump(content))
+    runner = CliRunner()
+
+    def run(*arguments: str) -> str:
+        done = runner.invoke(app, [*arguments, "--config", str(file)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    run("init-run", "--run-id", "mine")
+    assert (tmp_path / "runs" / ".current_run_id").read_text().strip() == "mine"
+    assert "8 problems" in run("prepare-data")
+    assert "16 completions of baseline" in run("generate", "--condition", "baseline", "--variant", "a")
+    for command in ("detect-events", "logit-lens", "ablation-scan"):
+        run(command)
+    assert "16 completions" in run("generate", "--condition", "targeted_ablation").replace(
+        "32 completions", "16 completions"
+    )
+    for command in ("compare-conditions", "formatting-sweep", "make-report", "metrics-v2", "phase2-subset-sweep"):
+        run(command)
+    run("phase2-scale-sweep", "--run-id", "mine")
+    run("phase2-continuation-ablation", "--phase1-run-id", "mine")
+    assert "report:" in run("make-report-phase2", "--phase1-run-id", "mine")
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    assert "tokens/s (measured now" in run("plan")
+
+
+def test_unknown_conditions_and_missing_steps_say_what_to_do(tmp_path):
+    study = open_study(config_in(tmp_path / "runs"))
+    with pytest.raises(InputError, match="has no selected sites; run: backtracking ablation-scan"):
+        phase1.generate_condition(study, "targeted_ablation")
+    with pytest.raises(InputError, match="has no completions yet; run: backtracking generate"):
+        phase1.detect(study)
+    (study.folder.path / "tables").mkdir()
+    (study.folder.path / "tables" / "selected_sites.json").write_text(
+        json.dumps({"sites": ["mlp.1"], "significant": 1, "tested": 12, "note": ""})
+    )
+    with pytest.raises(InputError, match="unknown condition 'x'; use baseline, targeted_ablation or random_ablation"):
+        phase1.generate_condition(study, "x")
+
+
+def test_a_plan_counts_before_anything_runs(tmp_path):
+    found = plan(config_in(tmp_path / "runs"))
+    by_name = {stage.name: stage for stage in found.stages}
+    assert by_name["baseline, by variant"].completions == 2 * 24 * 2
+    assert by_name["random ablations"].completions == 20 * 24 * 2
+    assert found.tokens == sum(stage.completions for stage in found.stages) * 110
+    assert found.rate > 0 and found.memory.rows == 48
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_published_configs_load_unchanged(shared_data):
+    for run in ("20251223_232541", "20251224_045331"):
+        assert load_config(shared_data / "published_runs" / run / "config_resolved.yaml").run.run_id == run
+    assert published.__doc__
