@@ -37,7 +37,9 @@ format: setup  ## format the code
 
 bench: setup  ## time the engine against its peers (needs an idle machine, an hour or two)
 	$(BIN)/python benchmarks/sampling.py --model organism
-	$(BIN)/python benchmarks/sampling.py --model smollm2
+	$(BIN)/python benchmarks/sampling.py --model smollm2 --dtype bfloat16
+	$(BIN)/python benchmarks/scan.py --model organism
+	$(BIN)/python benchmarks/scan.py --model smollm2
 
 doctor: setup  ## look over this machine
 	$(BIN)/backtracking doctor

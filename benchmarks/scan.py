@@ -32,6 +32,8 @@ from transformers import PreTrainedModel
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import At, Scale
 from backtracking.core.sites import Site
+from backtracking.measures.ablation_scan import ablation_scan
+from backtracking.measures.decision_points import decision_points
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 
@@ -47,21 +49,12 @@ Scan = Callable[[Sequence[Case]], Tensor]
 
 
 def engine_scan(model: HookedReasoner) -> Scan:
-    """The engine's side: ONE CALL TO FILL IN when `ablation_scan` exists.
-
-    Raises:
-        InputError: It does not exist yet.
-    """
-    try:
-        from backtracking.measures.ablation_scan import ablation_scan  # pyright: ignore
-    except ImportError as error:
-        raise InputError(
-            "backtracking.measures.ablation_scan does not exist yet; --without-engine times the peers alone"
-        ) from error
+    """The engine's side: one packed step for all components of an event."""
 
     def scan(cases: Sequence[Case]) -> Tensor:
-        # FILL IN: give the events in the form that ablation_scan takes, and return its changes of log-probability.
-        return ablation_scan(model, [case.completion for case in cases], [case.event for case in cases])
+        points = decision_points([case.completion for case in cases], [case.event for case in cases], per_event=0)
+        found = ablation_scan(model, points, trigger_ids=sorted({case.onset for case in cases}))
+        return torch.from_numpy(found.log_prob).unflatten(1, (-1, 2))
 
     return scan
 

@@ -172,7 +172,7 @@ def _phase1_grids(first: Phase1) -> tuple[Grid, ...]:
         folded(
             "Conditions",
             "Shares of completions, 95 % intervals clustered by problem.",
-            first.comparison.to_pandas(),
+            _shown(first.comparison).to_pandas(),
             (
                 "condition",
                 "completions",
@@ -189,7 +189,7 @@ def _phase1_grids(first: Phase1) -> tuple[Grid, ...]:
         folded(
             "Against the baseline",
             "Condition minus baseline in points, pairs of the same problem, sample and noise; p after Holm.",
-            first.comparison.paired_to_pandas(),
+            _shown(first.comparison).paired_to_pandas(),
             (
                 "condition",
                 "pairs",
@@ -215,7 +215,25 @@ def _phase1_grids(first: Phase1) -> tuple[Grid, ...]:
             ("layer", "event", "control", "difference", "q", "pairs"),
         ),
     ]
+    if first.targeted is not None:
+        grids.append(_random_grid(first))
     return tuple(grids)
+
+
+def _random_grid(first: Phase1) -> Grid:
+    assert first.targeted is not None
+    receipts = first.study.folder.table("receipts")
+    sites = receipts.groupby("condition", sort=False)["intervention"].agg(" + ".join)
+    table = first.targeted.to_pandas()
+    table["sites"] = [sites[name] for name in table["condition"]]
+    return folded(
+        "Targeted against random",
+        "Random sets of sites of the same shape, switched off alike: difference from the baseline in points. A "
+        "set can lower the rate by breaking the text, or by making fewer errors: read it with the accuracy.",
+        table.sort_values(by="backtracking"),
+        ("role", "sites", "pairs", "backtracking", "accuracy"),
+        shares=True,
+    )
 
 
 def _phase2_grids(second: Phase2) -> tuple[Grid, ...]:

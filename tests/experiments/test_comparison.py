@@ -115,7 +115,7 @@ def test_a_damaged_part_is_named_and_nothing_is_lost(config):
     named = config.model_copy(update={"run": config.run.model_copy(update={"run_id": "mine"})})
     part = run_comparison(named).folder.part(1)
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"part-00001.parquet is damaged.*remove it and run again"):
+    with pytest.raises(InputError, match=r"arms-00001.parquet is damaged.*remove it and run again"):
         run_comparison(named)
     part.unlink()
     assert len(run_comparison(named).completions) == 36

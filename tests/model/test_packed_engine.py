@@ -163,3 +163,12 @@ def test_bfloat16_runs_and_a_batch_of_one_is_strict(problems):
     alone = sample(model, problems, **options, rows=1)
     by_key = {(c.problem_id, c.condition): c.ids for c in sample(model, problems[::-1], **options, rows=1)}
     assert all(by_key[c.problem_id, c.condition] == c.ids for c in alone)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_samples_what_it_samples_on_the_cpu(problems):
+    module = tiny_hf("qwen2")
+    here = HookedReasoner.from_hf(copy.deepcopy(module), tiny_tokenizer(), name="cpu")
+    there = HookedReasoner.from_hf(module.to("cuda"), tiny_tokenizer(), name="gpu")
+    options = {"conditions": every_kind(here), "samples": 2, "max_new_tokens": 20, "temperature": 0}
+    assert [c.ids for c in sample(here, problems, **options)] == [c.ids for c in sample(there, problems, **options)]
