@@ -66,7 +66,7 @@ class RunFolder:
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def part(self, number: int, group: str = "part") -> Path:
+    def part(self, number: int, group: str) -> Path:
         """Path of the completions of one unit of work of a group of arms."""
         return self.path / "completions" / f"{group}-{number:05d}.parquet"
 

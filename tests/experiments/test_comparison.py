@@ -113,7 +113,7 @@ def test_another_runs_damaged_manifest_is_not_in_the_way(config):
 
 def test_a_damaged_part_is_named_and_nothing_is_lost(config):
     named = config.model_copy(update={"run": config.run.model_copy(update={"run_id": "mine"})})
-    part = run_comparison(named).folder.part(1)
+    part = run_comparison(named).folder.part(1, "arms")
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(InputError, match=r"arms-00001.parquet is damaged.*remove it and run again"):
         run_comparison(named)
