@@ -37,7 +37,7 @@ class ModelSection(_Section):
     hf_id: str = "organism"
     revision: str | None = None
     trust_remote_code: bool = False
-    torch_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     device: str | None = None
     attn_implementation: str | None = None
     """Accepted from the seeds; hooks on attention need the bridge's own eager attention."""

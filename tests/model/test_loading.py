@@ -196,3 +196,16 @@ def test_a_hub_that_refuses_gives_one_line(hub, tmp_path, status):
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("INPUT cannot load us/tiny from the Hub:"), done.stderr
     assert "HF_TOKEN" in message
+
+
+def test_auto_takes_bfloat16_only_where_the_processor_and_the_checkpoint_do(tmp_path, tokenizer, monkeypatch):
+    from backtracking.model import loading
+
+    for dtype in (torch.float32, torch.bfloat16):
+        tiny_hf("qwen2").to(dtype).save_pretrained(tmp_path / str(dtype))
+        tokenizer.save_pretrained(tmp_path / str(dtype))
+    for native, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(loading, "multiplies_bfloat16", lambda native=native: native)
+        assert load_model(str(tmp_path / "torch.bfloat16"), device="cpu", dtype="auto").dtype == wanted
+        assert load_model(str(tmp_path / "torch.float32"), device="cpu", dtype="auto").dtype == torch.float32
+    assert load_model(str(tmp_path / "torch.bfloat16"), device="cpu").dtype == torch.float32

@@ -49,7 +49,10 @@ def choose(
     some = logits if len(open_rows) == len(logits) else logits[open_rows]
     total = best[open_rows].double() / temperature + share[open_rows].double().log()
     values, candidates = _nucleus(some, temperature, total, top_p)
-    noisy = values + gumbel(keys[open_rows], positions[open_rows], candidates)
+    inside, place = torch.isfinite(values).nonzero(as_tuple=True)
+    rows = open_rows[inside]
+    noise = gumbel(keys[rows], positions[rows], candidates[inside, place][:, None])[:, 0]
+    noisy = values.index_put((inside, place), values[inside, place] + noise)
     tokens[open_rows] = candidates.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1)
     return tokens
 
