@@ -241,6 +241,7 @@ def fork(study: Study, points: Sequence[DecisionPoint]) -> Forks:
     records = [_fork(study, one, originals, problems) for one in continued]
     found = compare_forks(records, seed=study.config.run.seed)
     study.folder.save_table("forks", found.to_pandas())
+    study.folder.save_table("fork_differences", found.differences_to_pandas())
     return Forks(found, len(points) - len(kept))
 
 
@@ -275,6 +276,7 @@ def _sweep(study: Study, name: str, arms: Sequence[Condition], completions: Comp
     study.folder.save_table(name, comparison.to_pandas())
     study.folder.save_table(f"{name}_paired", comparison.paired_to_pandas())
     study.folder.save_table(f"{name}_behaviour", behaviour.to_pandas())
+    study.folder.save_table(f"{name}_flows", behaviour.flows_to_pandas())
     study.folder.save_table(f"{name}_receipts", receipts_table(whole))
     return Sweep((BASELINE, *arms), comparison, behaviour, whole)
 

@@ -263,6 +263,18 @@ def _phase2_grids(second: Phase2) -> tuple[Grid, ...]:
                     sweep.behaviour.to_pandas(),
                 ),
             ]
+    for name, sweep in (("Subset sweep", second.subsets), ("Scale sweep", second.scales)):
+        if sweep is not None:
+            grids.append(
+                folded(
+                    f"{name}: answers across an onset",
+                    "What became of the answer held before the first onset, in per cent of all completions of the "
+                    "condition; a stated value is often only an intermediate result.",
+                    sweep.behaviour.flows_to_pandas(),
+                    ("condition", "basis", "flow", "count", "share_of_all"),
+                    shares=True,
+                )
+            )
     if second.trade is not None:
         grids.append(
             _whole("Trade-off", "Reduction of backtracking against the change of accuracy.", second.trade.to_pandas())
@@ -286,6 +298,10 @@ def _phase2_grids(second: Phase2) -> tuple[Grid, ...]:
                 second.forks.comparison.to_pandas(),
             )
         )
+    if second.forks is not None:
+        differences = second.forks.comparison.differences_to_pandas()
+        note = "Each arm minus the unsteered re-sample, over pairs of the same cut and noise; p after Holm."
+        grids.append(_whole("Forks against the re-sample", note, differences))
     return tuple(grids)
 
 

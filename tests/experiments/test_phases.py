@@ -24,7 +24,8 @@ TABLES = (
     "formatting", "decision_points", "logit_lens", "ablation_scan", "conditions",
     "paired_differences", "receipts", "self_check", "targeted_against_random", "baseline_metrics",
     "subset_sweep", "subset_sweep_paired", "subset_sweep_behaviour", "scale_sweep",
-    "scale_sweep_paired", "tradeoff", "continuation_ablation", "forks",
+    "scale_sweep_paired", "tradeoff", "continuation_ablation", "forks", "fork_differences",
+    "subset_sweep_flows", "scale_sweep_flows",
 )  # fmt: skip
 
 
