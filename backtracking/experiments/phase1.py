@@ -194,7 +194,12 @@ def targeted_condition(study: Study, sites: Sequence[Site], name: str = TARGETED
 
 
 def _targeted_arms(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]:
-    return targeted_condition(study, sites), Condition(BANNED, [Ban(study.config.lexicon().strict)])
+    return targeted_condition(study, sites), ban_condition(study)
+
+
+def ban_condition(study: Study) -> Condition:
+    """The control that removes the words and touches nothing inside."""
+    return Condition(BANNED, [Ban(study.config.lexicon().strict)])
 
 
 def random_conditions(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]:

@@ -19,8 +19,8 @@ from backtracking.core.sites import Site
 from backtracking.core.vectors import RandomVector
 from backtracking.experiments.config import Phase2Section
 from backtracking.experiments.phase1 import (
-    BANNED,
     SelectedSites,
+    ban_condition,
     decide,
     generate,
     saved_selection,
@@ -243,11 +243,6 @@ def fork(study: Study, points: Sequence[DecisionPoint]) -> Forks:
     study.folder.save_table("forks", found.to_pandas())
     study.folder.save_table("fork_differences", found.differences_to_pandas())
     return Forks(found, len(points) - len(kept))
-
-
-def ban_condition(study: Study) -> Condition:
-    """The control that removes the words and nothing else."""
-    return Condition(BANNED, [Ban(study.config.lexicon().strict)])
 
 
 def direction_condition(study: Study, completions: Completions, ablated: Condition) -> Condition:

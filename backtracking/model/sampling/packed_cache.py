@@ -91,10 +91,6 @@ class PackedCache:
         self.filled -= moved
         return moved
 
-    def clear(self) -> None:
-        """Forget what all rows added, when none is left."""
-        self.filled = 0
-
 
 @dataclass(frozen=True)
 class Packing:

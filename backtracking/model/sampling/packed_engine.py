@@ -125,7 +125,8 @@ class _Batch:
             row = self.queue.popleft()
             prefix = self.prefix_of[row]
             if not self.prefixes.has(prefix):
-                self._tidy(forced=not self.prefixes.has_room())
+                if not self.prefixes.has_room():
+                    self._tidy()
                 self.prefixes.run_next()
             self.prefix[seat], first = self.prefixes.seat(prefix)
             self.row[seat], self.spec[seat], self.prompt[seat] = row, self.spec_of[row], len(prefix.ids)
@@ -176,9 +177,9 @@ class _Batch:
             self.prefixes.leave(self.prefix_of[row])
             self.row[seat] = EMPTY
 
-    def _tidy(self, *, forced: bool) -> None:
-        """Drop prefixes that are no longer needed, at the latest when there is no room."""
-        if forced and (renumbered := self.prefixes.tidy()) is not None:
+    def _tidy(self) -> None:
+        """Drop prefixes that no row needs any more."""
+        if (renumbered := self.prefixes.tidy()) is not None:
             self.prefix = renumbered[self.prefix]
 
     def _shrink(self) -> None:
@@ -202,5 +203,5 @@ class _Batch:
         self.edits.pack(packing)
         for name in ("row", "live", "prefix", "prompt", "start", "steps", "next_ids", "spec"):
             setattr(self, name, packing(getattr(self, name)))
-        self._tidy(forced=True)
+        self._tidy()
         self.seating = None
