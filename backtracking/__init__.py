@@ -44,6 +44,10 @@ from backtracking.experiments.comparison import Comparison, run_comparison
 from backtracking.experiments.config import Config, load_config
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.problem_sets import load_problems
+from backtracking.experiments.published import PublishedStudy, find_published_study
+from backtracking.experiments.replication import Replication, replicate_published
+from backtracking.experiments.starting_points import StartingPoint, starting_point
+from backtracking.experiments.study import Study, open_study
 from backtracking.measures.ablation_scan import ablation_scan
 from backtracking.measures.baseline_metrics import baseline_metrics
 from backtracking.measures.behaviour import word_or_behaviour
@@ -59,6 +63,7 @@ from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
 from backtracking.model.self_check import Check, self_check
+from backtracking.model.tokens import tokens_that_begin
 
 __all__ = [
     "BASELINE",
@@ -89,12 +94,16 @@ __all__ = [
     "Problem",
     "Project",
     "Prompting",
+    "PublishedStudy",
     "RandomVector",
     "Receipt",
     "ReceiptError",
     "Replace",
+    "Replication",
     "Scale",
     "Site",
+    "StartingPoint",
+    "Study",
     "UnknownSiteError",
     "Variant",
     "Verdict",
@@ -111,6 +120,7 @@ __all__ = [
     "decision_points",
     "detect_events",
     "find_onsets",
+    "find_published_study",
     "first_onset",
     "gold_canary",
     "grade",
@@ -125,16 +135,20 @@ __all__ = [
     "non_inferiority",
     "null_rank",
     "onsets_of",
+    "open_study",
     "paired_difference",
     "paired_p_value",
     "parse_intervention",
     "power",
     "read_answer",
+    "replicate_published",
     "run_comparison",
     "run_phases",
     "sample",
     "self_check",
+    "starting_point",
     "targeted_against_random",
+    "tokens_that_begin",
     "tradeoff",
     "word_or_behaviour",
 ]
