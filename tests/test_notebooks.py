@@ -1,4 +1,4 @@
-"""Every notebook runs, in the order of a reader, on the embedded model; what is committed is thin and without output."""
+"""Every notebook runs, in a reader's order, on the embedded model; what is committed is thin and without output."""
 
 import ast
 import os
