@@ -9,7 +9,7 @@ from backtracking.core.errors import InputError
 
 _COLOUR = "#0072B2"  # Okabe and Ito's colour-blind safe blue
 _FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
-_LABEL_WIDTH = 26
+_LABEL_WIDTH = 32
 
 
 def intervals_by_row(
@@ -38,6 +38,7 @@ def intervals_by_row(
         raise InputError(f"the table has no column {lacking[0]!r}; it has {', '.join(map(str, table.columns))}")
     middle, ends = scale * table[value], (scale * table[low], scale * table[high])
     names = ["<br>".join(textwrap.wrap(str(name), _LABEL_WIDTH)) for name in table[label]]
+    lines = max((name.count("<br>") for name in names), default=0) + 1
     figure = go.Figure(
         go.Scatter(
             x=middle, y=list(range(len(names))), mode="markers", marker={"size": 10, "color": _COLOUR},
@@ -55,9 +56,9 @@ def intervals_by_row(
         xaxis={"title": axis, "zeroline": False},
         yaxis={
             "tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5],
-            "automargin": True, "showgrid": False, "zeroline": False,
+            "ticksuffix": "  ", "automargin": True, "showgrid": False, "zeroline": False,
         },
-        height=170 + 34 * len(names),
+        height=170 + (16 + 18 * lines) * len(names),
         margin={"l": 10, "r": 20, "t": 80, "b": 60},
     )  # fmt: skip
     return figure
