@@ -47,8 +47,8 @@ doctor: setup  ## look over this machine
 smoke: setup  ## load a model, sample, cache, draw: does everything work here?
 	$(BIN)/backtracking smoke
 
-notebook: setup  ## start JupyterLab
-	$(BIN)/jupyter lab
+notebook: setup  ## start JupyterLab in notebooks/
+	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 lock: setup  ## resolve the dependencies anew into requirements.lock
 	TORCH=$(TORCH) sh tools/lock.sh

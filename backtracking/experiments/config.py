@@ -247,14 +247,26 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f"no config file at {path}")
+        raise MissingFileError(f"no config file at {path}{_others(path)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not YAML: {_one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no sections; the least is model: {{hf_id: ...}}")
     return read_config(content, where=str(path))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).replace('in "<unicode string>", ', "").split())
+
+
+def _others(path: Path) -> str:
+    """The config files that could have been meant: those of the folder named, or of `configs/`."""
+    folder = next((each for each in (path, path.parent, Path("configs")) if list(each.glob("*.yaml"))), None)
+    if folder is None:
+        return ""
+    return f"; {folder} has {', '.join(sorted(each.name for each in folder.glob('*.yaml')))}"
 
 
 def read_config(content: dict[str, Any], *, where: str) -> Config:
@@ -281,6 +293,10 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"valid keys are {', '.join(valid)}"
         return f"unknown key {key!r}; {hint}"
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "model_type":
+        message = f"a section, not a value; its keys are {', '.join(_keys(place))}"
+    if fault["type"] == "string_pattern_mismatch":
+        message = "a name is made of letters, digits, '_', '-' and '.'"
     return f"{key}: {message} (given: {fault['input']!r})" if key else message
 
 

@@ -139,6 +139,20 @@ def current_run(output_dir: str | Path) -> RunFolder:
     return folder
 
 
+def run_named(output_dir: str | Path, run_id: str) -> RunFolder:
+    """The run of that name.
+
+    Raises:
+        InputError: There is none; the newest ones are named.
+    """
+    runs = Path(output_dir)
+    newest = sorted((path.parent.name for path in runs.glob("*/manifest.json")), reverse=True)
+    if run_id not in newest:
+        there = f"the newest are {', '.join(newest[:3])}" if newest else "there is none; start one: backtracking run"
+        raise MissingFileError(f"no run {run_id!r} in {runs}; {there}")
+    return RunFolder(runs / run_id)
+
+
 def make_current(folder: RunFolder) -> None:
     """Make later commands use this run."""
     write_text(folder.path.parent / CURRENT, folder.run_id + "\n")

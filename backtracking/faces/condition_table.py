@@ -1,8 +1,8 @@
 """The conditions of a run as a table for a terminal of 80 columns, or for a pipe."""
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from backtracking.experiments.phase1 import RANDOM
@@ -22,13 +22,14 @@ def print_conditions(frame: pd.DataFrame, console: Console) -> None:
     """
     rows = frame.to_dict("records")
     listed = [row for row in rows if not str(row["condition"]).startswith(f"{RANDOM}_")]
-    table = Table(box=SIMPLE_HEAD if console.is_terminal else None, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("% of completions", overflow="fold", min_width=12)
     for name in ("n", *WITH_INTERVAL, *ALONE):
         table.add_column(name, justify="right", no_wrap=True)
     for row in listed:
-        table.add_row(row["condition"], str(row["completions"]), *_cells(row))
-    console.print(table, markup=False, width=None if console.is_terminal else _WIDE)
+        table.add_row(escape(row["condition"]), str(row["completions"]), *_cells(row))
+    wide = console if console.is_terminal else Console(file=console.file, width=_WIDE, highlight=False)
+    wide.print(table)
     if len(listed) < len(rows):
         note = f"and {len(rows) - len(listed)} random ablations of the same shape: see the report"
         console.print(note, soft_wrap=True, highlight=False)

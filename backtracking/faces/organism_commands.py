@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from backtracking.core.errors import InputError
+from backtracking.core.errors import InputError, MissingFileError
 from backtracking.faces.bars import Bars, err
 from backtracking.faces.options import AsJson, Quiet
 from backtracking.faces.output import answer
@@ -34,6 +34,10 @@ def train(
 
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"device {device} was asked for, but torch sees no GPU here; use cpu")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}; give another --out") from error
     torch.set_num_threads(threads)
     loss = float("nan")
     with Bars(quiet=quiet) as bars:
@@ -64,6 +68,8 @@ def card(
     from backtracking.model.organism.card import Effort, targets, write_card
 
     folder = weights or WEIGHTS
+    if not folder.is_dir():
+        raise MissingFileError(f"no folder {folder}; give one that holds a model, as organism train writes it")
     with err.status("measuring") as status:
         figures = write_card(folder, effort=Effort(problems, samples), progress=status.update)
     found = targets(figures)

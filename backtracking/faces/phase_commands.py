@@ -27,12 +27,13 @@ def init_run(config: Config, run_id: RunId = None, as_json: AsJson = False) -> N
 
     Example: backtracking init-run --config configs/organism_phase1.yaml
     """
-    from backtracking.experiments.config import load_config
+    from backtracking.experiments.config import load_config, read_config
     from backtracking.experiments.study import open_study
 
     loaded = load_config(config)
     if run_id is not None:
-        loaded = loaded.model_copy(update={"run": loaded.run.model_copy(update={"run_id": run_id})})
+        run = loaded.run.model_dump() | {"run_id": run_id}
+        loaded = read_config(loaded.model_dump() | {"run": run}, where="--run-id")
     folder = open_study(loaded).folder
     answer({"run_id": folder.run_id, "folder": folder.path}, [f"run: {folder.path}"], as_json=as_json)
 
@@ -250,12 +251,12 @@ COMMANDS: dict[str, Any] = {
 def _study(config: Path, run_id: str | None, bars: Bars | None = None) -> Any:
     """The run to work on, with the config given."""
     from backtracking.experiments.config import load_config
-    from backtracking.experiments.runs import RunFolder, current_run
+    from backtracking.experiments.runs import current_run, run_named
     from backtracking.experiments.study import reopen
 
     loaded = load_config(config)
     runs = loaded.run.output_dir
-    folder = current_run(runs) if run_id is None else RunFolder(Path(runs) / run_id)
+    folder = current_run(runs) if run_id is None else run_named(runs, run_id)
     return reopen(folder, loaded, progress=None if bars is None else bars.update)
 
 
@@ -294,12 +295,12 @@ def _answer_table(study: Any, table: str, notes: tuple[str, ...], *, as_json: bo
 
 def _adopted(study: Any, phase1_run: str | None) -> tuple[str, ...]:
     from backtracking.experiments import phase2
-    from backtracking.experiments.runs import RunFolder
+    from backtracking.experiments.runs import run_named
 
     name = phase1_run or (study.config.phase2 and study.config.phase2.phase1_run_id)
     if name is None or name == study.folder.run_id:
         return ()
-    return phase2.adopt(study, RunFolder(Path(study.config.run.output_dir) / name))
+    return phase2.adopt(study, run_named(study.config.run.output_dir, name))
 
 
 def _report(
