@@ -3,14 +3,15 @@
 They work on the current run, the one named in `runs/.current_run_id`, or on the one given by `--run-id`.
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from backtracking.faces import phase2_commands
 from backtracking.faces.bars import Bars
-from backtracking.faces.options import AsJson, Config, Phase1Run, Quiet, RunId, Variant
-from backtracking.faces.output import answer, records
+from backtracking.faces.options import AsJson, Config, Quiet, RunId, Variant
+from backtracking.faces.output import answer
+from backtracking.faces.phase_steps import open_named, phase1_step, report
 
 PANELS = {1: "Phase 1, step by step", 2: "Phase 2, step by step"}
 
@@ -66,7 +67,7 @@ def generate(
     from backtracking.experiments import phase1
 
     with Bars(quiet=quiet) as bars:
-        study = _study(config, run_id, bars)
+        study = open_named(config, run_id, bars)
         completions = phase1.generate_condition(study, condition, variant=variant)
     folder = study.folder.path / "completions"
     document = {
@@ -85,7 +86,7 @@ def detect_events(config: Config, run_id: RunId = None, as_json: AsJson = False)
     """
     from backtracking.experiments import phase1
 
-    study = _study(config, run_id)
+    study = open_named(config, run_id)
     events, onsets = phase1.detect(study)
     counted = sum(event.has_backtracking_strict for event in events)
     document = {
@@ -105,7 +106,7 @@ def logit_lens(config: Config, run_id: RunId = None, quiet: Quiet = False, as_js
 
     Example: backtracking logit-lens --config configs/organism_phase1.yaml
     """
-    _step(config, run_id, "read_lens", "logit_lens", quiet=quiet, as_json=as_json)
+    phase1_step(config, run_id, "read_lens", "logit_lens", quiet=quiet, as_json=as_json)
 
 
 def ablation_scan(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
@@ -113,7 +114,7 @@ def ablation_scan(config: Config, run_id: RunId = None, quiet: Quiet = False, as
 
     Example: backtracking ablation-scan --config configs/organism_phase1.yaml
     """
-    _step(config, run_id, "scan_ablations", "ablation_scan", quiet=quiet, as_json=as_json)
+    phase1_step(config, run_id, "scan_ablations", "ablation_scan", quiet=quiet, as_json=as_json)
 
 
 def compare_conditions(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
@@ -121,7 +122,7 @@ def compare_conditions(config: Config, run_id: RunId = None, quiet: Quiet = Fals
 
     Example: backtracking compare-conditions --config configs/organism_phase1.yaml
     """
-    _step(config, run_id, "compare", "paired_differences", quiet=quiet, as_json=as_json)
+    phase1_step(config, run_id, "compare", "paired_differences", quiet=quiet, as_json=as_json)
 
 
 def formatting_sweep(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
@@ -129,7 +130,7 @@ def formatting_sweep(config: Config, run_id: RunId = None, quiet: Quiet = False,
 
     Example: backtracking formatting-sweep --config configs/organism_phase1.yaml
     """
-    _step(config, run_id, "formatting_sweep", "formatting", quiet=quiet, as_json=as_json)
+    phase1_step(config, run_id, "formatting_sweep", "formatting", quiet=quiet, as_json=as_json)
 
 
 def make_report(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
@@ -137,79 +138,7 @@ def make_report(config: Config, run_id: RunId = None, quiet: Quiet = False, as_j
 
     Example: backtracking make-report --config configs/organism_phase1.yaml
     """
-    _report(config, run_id, phase2=False, phase1_run=None, quiet=quiet, as_json=as_json)
-
-
-def metrics_v2(
-    config: Config,
-    run_id: RunId = None,
-    phase1_run_id: Phase1Run = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Metrics of the baseline alone, with the within-problem effect of backtracking on accuracy.
-
-    Example: backtracking metrics-v2 --config configs/organism_phase2.yaml
-    """
-    _step2(config, run_id, phase1_run_id, "metrics_v2", "baseline_metrics", quiet=quiet, as_json=as_json)
-
-
-def phase2_subset_sweep(
-    config: Config,
-    run_id: RunId = None,
-    phase1_run_id: Phase1Run = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Ablate subsets of the selected sites, beside a logit ban and a random direction.
-
-    Example: backtracking phase2-subset-sweep --config configs/organism_phase2.yaml
-    """
-    _step2(config, run_id, phase1_run_id, "subset_sweep", "subset_sweep_paired", quiet=quiet, as_json=as_json)
-
-
-def phase2_scale_sweep(
-    config: Config,
-    run_id: RunId = None,
-    phase1_run_id: Phase1Run = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Scale the selected sites by several factors; writes the trade-off.
-
-    Example: backtracking phase2-scale-sweep --config configs/organism_phase2.yaml
-    """
-    _step2(config, run_id, phase1_run_id, "scale_sweep", "tradeoff", quiet=quiet, as_json=as_json)
-
-
-def phase2_continuation_ablation(
-    config: Config,
-    run_id: RunId = None,
-    phase1_run_id: Phase1Run = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure the chance of a trigger at the decision under each subset and scale, and fork completions.
-
-    Example: backtracking phase2-continuation-ablation --config configs/organism_phase2.yaml
-    """
-    _step2(
-        config, run_id, phase1_run_id, "continuation_ablation", "continuation_ablation", quiet=quiet, as_json=as_json
-    )
-
-
-def make_report_phase2(
-    config: Config,
-    run_id: RunId = None,
-    phase1_run_id: Phase1Run = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Write the report of both phases; steps that are missing are done first.
-
-    Example: backtracking make-report-phase2 --config configs/organism_phase2.yaml
-    """
-    _report(config, run_id, phase2=True, phase1_run=phase1_run_id, quiet=quiet, as_json=as_json)
+    report(config, run_id, phase2=False, phase1_run=None, quiet=quiet, as_json=as_json)
 
 
 def plan(config: Config, as_json: AsJson = False) -> None:
@@ -240,81 +169,9 @@ COMMANDS: dict[str, Any] = {
     "compare-conditions": compare_conditions,
     "formatting-sweep": formatting_sweep,
     "make-report": make_report,
-    "metrics-v2": metrics_v2,
-    "phase2-subset-sweep": phase2_subset_sweep,
-    "phase2-scale-sweep": phase2_scale_sweep,
-    "phase2-continuation-ablation": phase2_continuation_ablation,
-    "make-report-phase2": make_report_phase2,
+    "metrics-v2": phase2_commands.metrics_v2,
+    "phase2-subset-sweep": phase2_commands.phase2_subset_sweep,
+    "phase2-scale-sweep": phase2_commands.phase2_scale_sweep,
+    "phase2-continuation-ablation": phase2_commands.phase2_continuation_ablation,
+    "make-report-phase2": phase2_commands.make_report_phase2,
 }
-
-
-def _study(config: Path, run_id: str | None, bars: Bars | None = None) -> Any:
-    """The run to work on, with the config given."""
-    from backtracking.experiments.config import load_config
-    from backtracking.experiments.runs import current_run, run_named
-    from backtracking.experiments.study import reopen
-
-    loaded = load_config(config)
-    runs = loaded.run.output_dir
-    folder = current_run(runs) if run_id is None else run_named(runs, run_id)
-    return reopen(folder, loaded, progress=None if bars is None else bars.update)
-
-
-def _step(config: Path, run_id: str | None, step: str, table: str, *, quiet: bool, as_json: bool) -> None:
-    from backtracking.experiments import phase1
-
-    with Bars(quiet=quiet) as bars:
-        study = _study(config, run_id, bars)
-        getattr(phase1, step)(study)
-    _answer_table(study, table, (), as_json=as_json)
-
-
-def _step2(
-    config: Path, run_id: str | None, phase1_run: str | None, step: str, table: str, *, quiet: bool, as_json: bool
-) -> None:
-    from backtracking.experiments import phase2
-
-    with Bars(quiet=quiet) as bars:
-        study = _study(config, run_id, bars)
-        notes = _adopted(study, phase1_run)
-        getattr(phase2, step)(study)
-    _answer_table(study, table, notes, as_json=as_json, quiet=quiet)
-
-
-def _answer_table(study: Any, table: str, notes: tuple[str, ...], *, as_json: bool, quiet: bool = False) -> None:
-    file = study.folder.path / "tables" / f"{table}.csv"
-    document = {
-        "run_id": study.folder.run_id,
-        "table": file,
-        "notes": notes,
-        "rows": records(study.folder.table(table)),
-    }
-    said = () if quiet else tuple(f"note: {note}" for note in notes)
-    answer(document, (*said, f"table: {file}"), as_json=as_json)
-
-
-def _adopted(study: Any, phase1_run: str | None) -> tuple[str, ...]:
-    from backtracking.experiments import phase2
-    from backtracking.experiments.runs import run_named
-
-    name = phase1_run or (study.config.phase2 and study.config.phase2.phase1_run_id)
-    if name is None or name == study.folder.run_id:
-        return ()
-    return phase2.adopt(study, run_named(study.config.run.output_dir, name))
-
-
-def _report(
-    config: Path, run_id: str | None, *, phase2: bool, phase1_run: str | None, quiet: bool, as_json: bool
-) -> None:
-    from backtracking.experiments.phase1 import run_phase1
-    from backtracking.experiments.phase2 import run_phase2
-    from backtracking.faces.phase_report import write_phase_report
-
-    with Bars(quiet=quiet) as bars:
-        study = _study(config, run_id, bars)
-        notes = _adopted(study, phase1_run) if phase2 else ()
-        first = run_phase1(study)
-        second = run_phase2(study, notes=notes) if phase2 else None
-    markdown, page = write_phase_report(first, second)
-    document = {"run_id": study.folder.run_id, "report": page, "markdown": markdown, "notes": notes}
-    answer(document, [f"report: {page}"], as_json=as_json)
