@@ -15,8 +15,6 @@ from backtracking.core.markup import escaped, visible
 
 _BOX = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;font-family:ui-monospace,monospace"
 _POSITIVE, _NEGATIVE = "230,159,0", "86,180,233"
-_HELD = ("\ue000", "\ue001")
-"""Stand for < and & while circuitsvis writes its tokens into a script; taken from the private use area."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,14 @@ def _shade(value: float, largest: float) -> str:
 
 
 def _circuitsvis(tokens: Sequence[str], values: np.ndarray) -> str:
-    """circuitsvis with its own script in the cell; tokens can neither end the script nor be read as HTML."""
+    """Drawn by circuitsvis, its script in the cell; a token can neither end the script nor be read as HTML."""
+    from circuitsvis.utils.convert_props import convert_props
     from circuitsvis.utils.render import render_local
 
-    shown = [visible(token).replace("<", _HELD[0]).replace("&", _HELD[1]) for token in tokens]
-    numbers = [value if np.isfinite(value) else 0.0 for value in values.tolist()]
-    page = render_local("ColoredTokens", tokens=shown, values=numbers)
-    for held, written in zip(_HELD, ("\\u003c", "\\u0026"), strict=True):
-        page = page.replace(f"\\u{ord(held):04x}", written)
-    return page
+    properties = {
+        "tokens": [visible(token) for token in tokens],
+        "values": [value if np.isfinite(value) else 0.0 for value in values.tolist()],
+    }
+    written = convert_props(properties)
+    safe = written.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return render_local("ColoredTokens", **properties).replace(written, safe)
