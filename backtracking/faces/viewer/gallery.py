@@ -61,7 +61,8 @@ class Gallery:
             )
             for e in self.entries
         ]  # fmt: skip
-        distinct = {name: list(dict.fromkeys(column)) for name, column in zip(names, zip(*values, strict=True))}
+        columns = zip(names, zip(*values, strict=True), strict=True)
+        distinct = {name: list(dict.fromkeys(column)) for name, column in columns}
         places = {name: {value: place for place, value in enumerate(found)} for name, found in distinct.items()}
         rows = [
             [places[name][value] for name, value in zip(names, row, strict=True)] + self._numbers(entry)
