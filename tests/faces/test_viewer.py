@@ -155,7 +155,7 @@ def test_what_there_is_is_served_and_nothing_else(server, gallery):
     assert ask(server, "/data.json")[1].decode() == gallery.index_json()
     assert ask(server, "/completions/1.json")[1].decode() == gallery.detail_json(1)
     assert json.loads(ask(server, "/search.json?q=final%3A+4")[1]) == [3]
-    numbers = ("4", "-1", "x", "", "%31", "0001_", "\xb2")
+    numbers = ("4", "-1", "x", "", "%31", "0001_")
     for path in (*(f"/completions/{number}.json" for number in numbers), *NOTHING):
         assert ask(server, path)[0].status == 404, path
 

@@ -1,6 +1,7 @@
 """The viewer's page in a browser without a network: what a model wrote is text, and thousands of rows scroll."""
 
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -54,6 +55,16 @@ def opened(browser, url, **options):
     return page
 
 
+@contextmanager
+def served(gallery):
+    with ViewerServer(gallery) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.url
+        server.shutdown()
+        thread.join()
+
+
 def shown(page):
     return page.evaluate("document.querySelector('.text').textContent")
 
@@ -73,7 +84,10 @@ def test_what_a_model_wrote_is_shown_as_text(browser, exported):
         page.evaluate("document.querySelectorAll('.text script, .text img, header img, nav img, h2 img').length") == 0
     )
     assert page.evaluate("document.querySelector('h1').textContent") == f"run {ATTACK}"
-    assert ATTACK in page.evaluate("document.getElementById('question').textContent + list.textContent") or True
+    page.evaluate("go(0); draw().then(() => 0)")
+    assert page.evaluate("document.getElementById('question').textContent").startswith(ATTACK)
+    assert ATTACK in page.evaluate("document.getElementById('list').textContent")
+    assert ATTACK in page.evaluate("document.getElementById('filter-condition').textContent")
     assert page.errors == []
     assert page.outside_requests() == []
     assert len(page.requests) == 1  # the file alone; the icon is data in it
@@ -98,7 +112,7 @@ def test_a_token_tells_what_it_is_and_what_was_measured(browser, exported):
     assert "token 3 of" in tip
     assert '"W"' in tip
     assert f"id {ord('W') % 500}; position 6 in the full sequence" in tip
-    assert 'strict trigger "Wait" outside the reasoning: counts' in tip
+    assert 'strict trigger "Wait" in the reasoning: counts' in tip
     assert f"probability of a trigger here {100 * share:.1f} %" in tip
     assert "layer 025.0 %" in tip
     assert "layer 150.0 %" in tip
@@ -123,7 +137,7 @@ def test_hovering_shows_the_token_under_the_pointer_and_why_a_trigger_does_not_c
     page.send("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
     page.wait_for("!document.getElementById('tip').hidden")
     tip = page.evaluate("document.getElementById('tip').textContent")
-    assert 'strict trigger "Wait" outside the reasoning: does not count, noun' in tip
+    assert 'strict trigger "Wait" in the reasoning: does not count, noun' in tip
 
 
 def test_two_arms_stand_side_by_side_with_the_first_differing_token_marked(browser, exported):
@@ -195,9 +209,12 @@ def test_the_page_can_be_used_by_everyone(browser, exported, width, dark):
     assert page.errors == []
 
 
-def test_five_thousand_completions_scroll_with_few_of_them_in_the_page(browser, tmp_path):
-    gallery = build_gallery(many(5000), PROBLEMS, title="many")
-    page = opened(browser, export_page(gallery, tmp_path / "many.html").as_uri())
+def test_five_thousand_completions_scroll_with_few_of_them_in_the_page(browser):
+    with served(build_gallery(many(5000), PROBLEMS, title="many")) as url:
+        scrolled(opened(browser, url))
+
+
+def scrolled(page):
     assert page.evaluate("document.getElementById('count').textContent") == "5000 of 5000 completions"
     seen = set()
     for share in (0, 0.3, 0.7, 1):
@@ -218,20 +235,16 @@ def test_five_thousand_completions_scroll_with_few_of_them_in_the_page(browser, 
 
 
 def test_the_served_page_is_the_same_and_asks_for_one_completion_at_a_time(browser, gallery):
-    with ViewerServer(gallery) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        page = opened(browser, server.url)
+    with served(gallery) as url:
+        page = opened(browser, url)
         assert shown(page) == f"{EMOJI}end"
         page.press("/")
         for letter in "well":
             page.press(letter)
         page.wait_for("state.chosen.length === 1")
-        asked = [url.removeprefix(server.url) for url in page.requests]
-        server.shutdown()
-        thread.join()
+        asked = [each.removeprefix(url) for each in page.requests]
     assert {"", "data.json", "completions/0.json"} <= set(asked)
-    assert [url for url in asked if url.startswith("search.json")]
+    assert [each for each in asked if each.startswith("search.json")]
     assert "completions/3.json" not in asked
     assert page.errors == []
     assert page.outside_requests() == []
