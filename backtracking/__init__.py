@@ -44,6 +44,7 @@ from backtracking.experiments.comparison import Comparison, run_comparison
 from backtracking.experiments.config import Config, load_config
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.problem_sets import load_problems
+from backtracking.faces.notebook import show_tokens
 from backtracking.measures.ablation_scan import ablation_scan
 from backtracking.measures.baseline_metrics import baseline_metrics
 from backtracking.measures.behaviour import word_or_behaviour
@@ -53,6 +54,7 @@ from backtracking.measures.decision_points import decision_points
 from backtracking.measures.forks import compare_forks
 from backtracking.measures.logit_lens import logit_lens
 from backtracking.measures.random_draws import targeted_against_random
+from backtracking.measures.traces import Trace, measure_traces
 from backtracking.measures.tradeoff import tradeoff
 from backtracking.measures.variants import compare_variants
 from backtracking.model.loading import load_model
@@ -95,6 +97,7 @@ __all__ = [
     "Replace",
     "Scale",
     "Site",
+    "Trace",
     "UnknownSiteError",
     "Variant",
     "Verdict",
@@ -120,6 +123,7 @@ __all__ = [
     "load_model",
     "load_problems",
     "logit_lens",
+    "measure_traces",
     "minimum_detectable",
     "next_logits",
     "non_inferiority",
@@ -134,6 +138,7 @@ __all__ = [
     "run_phases",
     "sample",
     "self_check",
+    "show_tokens",
     "targeted_against_random",
     "tradeoff",
     "word_or_behaviour",

@@ -20,13 +20,14 @@ SHOWN = 20
 COUNTS = "background:rgba(230,159,0,.35);border-bottom:3px solid #d55e00;color:inherit"
 OTHER = "background:none;border-bottom:2px dotted #808080;color:inherit"
 _BOX = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;font-family:ui-monospace,monospace"
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
     """The text with characters that HTML cannot hold or show replaced, one by one.
 
-    Control characters become their pictures (NUL is ␀); a lone surrogate becomes the replacement character.
+    Control characters become their pictures (NUL is ␀); lone surrogates, and characters that turn the
+    direction of writing, become the replacement character.
     """
     return _UNSEEN.sub(_picture, text)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backtracking.core.receipts import Receipt
-from backtracking.faces.viewer.gallery import build_gallery
+from backtracking.faces.viewer.gallery import Gallery, build_gallery
 from backtracking.faces.viewer.page import export_page
 from backtracking.faces.viewer.server import ViewerServer
 from backtracking.measures.traces import Trace, trace_key
@@ -75,7 +75,9 @@ def test_what_a_model_wrote_is_shown_as_text(browser, exported):
     for number in range(6):
         page.evaluate(f"go({number}); draw().then(() => 0)")
         texts[number] = shown(page)
-    visible = EVIL.replace("\x00", "\u2400").replace("\x07", "\u2407").replace("\x1b", "\u241b")
+    visible = (
+        EVIL.replace("\x00", "\u2400").replace("\x07", "\u2407").replace("\x1b", "\u241b").replace("\u202e", "\ufffd")
+    )
     assert texts[2] == f"{visible}end"
     assert len(texts[3]) == 100_000
     assert texts[4] == "end"
@@ -210,7 +212,8 @@ def test_the_page_can_be_used_by_everyone(browser, exported, width, dark):
 
 
 def test_five_thousand_completions_scroll_with_few_of_them_in_the_page(browser):
-    with served(build_gallery(many(5000), PROBLEMS, title="many")) as url:
+    some = build_gallery(many(50), PROBLEMS, title="many")
+    with served(Gallery(some.title, some.entries * 100, some.problems, some.traces)) as url:
         scrolled(opened(browser, url))
 
 
@@ -226,7 +229,7 @@ def scrolled(page):
     assert {"row-0", "row-4999"} <= seen
     started = page.evaluate("performance.now()")
     page.evaluate("document.getElementById('filter-onsets').value = 'counted'; applyFilters(); 0")
-    assert page.evaluate("state.chosen.length") == len(range(0, 5000, 3))
+    assert page.evaluate("state.chosen.length") == 100 * len(range(0, 50, 3))
     for _ in range(20):
         page.press("j")
     assert page.evaluate("state.place") == 20
