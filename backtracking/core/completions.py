@@ -62,6 +62,12 @@ class Completion:
         end = self.offsets[index + 1] if index + 1 < len(self.offsets) else len(self.text)
         return self.text[self.offsets[index] : end]
 
+    def _repr_html_(self) -> str:
+        """For notebooks: what it is, and its text with every trigger marked."""
+        from backtracking.core.markup import completion_html
+
+        return completion_html(self)
+
 
 _RECEIPT = pa.struct([("intervention", pa.string()), ("positions", pa.int64()), ("change", pa.float64())])
 _SCHEMA = pa.schema(
@@ -114,6 +120,12 @@ class Completions(Sequence[Completion]):
     def of(self, condition: str) -> "Completions":
         """Return the completions of one condition."""
         return Completions(row for row in self.rows if row.condition == condition)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first completions, each folded."""
+        from backtracking.core.markup import completions_html
+
+        return completions_html(self)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per completion, one column per field of `Completion`."""

@@ -76,6 +76,10 @@ class RunFolder:
         chosen = [part for part in parts if group is None or part.stem.rpartition("-")[0] == group]
         return Completions(row for part in chosen for row in Completions.load(part))
 
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of arms that have completions."""
+        return tuple(sorted({part.stem.rpartition("-")[0] for part in (self.path / "completions").glob("*.parquet")}))
+
     def table(self, name: str) -> pd.DataFrame:
         """A table the run has written.
 
