@@ -67,10 +67,12 @@ def figures_of_run(
         "answer_flows": drawn("scale_sweep_flows", draw.answer_flows) or drawn("subset_sweep_flows", draw.answer_flows),
         "formatting": drawn("formatting", draw.rates_by_condition),
     }
-    events = _events(folder)
-    if events is not None:
-        shown = ~events["condition"].str.startswith(_DRAWS) & (events["variant"] == events["variant"].iloc[0])
-        found["onset_positions"] = draw.event_positions(onset_positions(events[shown]), model=model, theme=theme)
+    events, conditions = _events(folder), _table(folder, "conditions")
+    if events is not None and conditions is not None:
+        shown = events["condition"].isin(conditions["condition"]) & (events["variant"] == events["variant"].iloc[0])
+        # A sweep samples arms anew that phase 1 has, with the same noise: one completion of each sample is enough.
+        once = events[shown].drop_duplicates(["condition", "example_id", "sample_id"])
+        found["onset_positions"] = draw.event_positions(onset_positions(once), model=model, theme=theme)
     if example is not None:
         read, onset = example
         found["token_strip"] = draw.token_strip(read, onset=onset, model=model, theme=theme)

@@ -59,7 +59,8 @@ def onset_positions(events: pd.DataFrame, *, by: Literal["condition", "variant"]
         by: What makes a group; of the other there must be one only, since groups are never pooled.
 
     Raises:
-        InputError: There are no events, or they mix variants (or, by variant, conditions).
+        InputError: There are no events, a sample stands there twice, or they mix variants (or, by variant,
+            conditions).
     """
     if not len(events):
         raise InputError("no events: there is no onset to place; detect events first")
@@ -67,6 +68,9 @@ def onset_positions(events: pd.DataFrame, *, by: Literal["condition", "variant"]
     mixed = sorted(map(str, events[other].unique()))
     if len(mixed) > 1:
         raise InputError(f"the events mix {other}s ({', '.join(mixed[:5])}); choose one of them")
+    twice = events.duplicated([by, "example_id", "sample_id"])
+    if twice.any():
+        raise InputError(f"{int(twice.sum())} samples stand in the events twice; give each completion once")
     return OnsetPositions(by, tuple(_group(str(name), rows) for name, rows in events.groupby(by, sort=False)))
 
 

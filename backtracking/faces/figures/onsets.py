@@ -17,7 +17,7 @@ FLOWS = {
     "unknown": "not known",
 }
 _PATTERNS = ("", "/", "x", "\\", "-", ".")
-_BASES = {"answer": "answer given before", "stated": "result stated before", "none": "no number before"}
+_BASES = {"answer": "held an answer", "stated": "held a result", "none": "held no number"}
 
 
 def event_positions(positions: OnsetPositions, *, model: str | None = None, theme: Theme = "light") -> go.Figure:
@@ -44,14 +44,19 @@ def event_positions(positions: OnsetPositions, *, model: str | None = None, them
         figure,
         theme=theme,
         title=f"Where completions turn back, by {positions.by}",
-        caption=f"{of_model(model)}n = {sum(len(group.onsets) for group in groups)} first onsets, one point each; "
-        "boxes: quartiles, no interval; beside each name: completions with an onset, of all",
-        x="position of the onset (% of the completion's tokens)",
+        caption=f"{of_model(model)}n = {sum(len(group.onsets) for group in groups)} first onsets, one point each, by "
+        "the share of the completion's tokens that stand before it; boxes: quartiles, no interval; beside each name: "
+        "completions with an onset, of all",
+        x="onset (% of the tokens)",
         height=40 + 62 * len(groups),
     )
     figure.update_xaxes(range=[-2, 102], showgrid=True)
     figure.update_yaxes(
-        tickvals=list(range(len(groups))), ticktext=labels, range=[len(groups) - 0.5, -0.5], showgrid=False
+        tickvals=list(range(len(groups))),
+        tickfont={"size": 12},
+        ticktext=labels,
+        range=[len(groups) - 0.5, -0.5],
+        showgrid=False,
     )
     return figure
 
@@ -76,8 +81,8 @@ def answer_flows(
         places = [place for place, row in enumerate(rows) if len(row)]
         figure.add_bar(
             x=[100 * float(rows[place]["share"].iloc[0]) for place in places], y=places, orientation="h", name=label,
-            marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay", "size": 8, "solidity": 0.15, "fgcolor": "#000000"},
-                    "line": {"color": colours.ground, "width": 1}},
+            marker={"color": colour, "line": {"color": colours.ground, "width": 1}, "pattern": {
+                "shape": pattern, "fillmode": "overlay", "size": 8, "solidity": 0.15, "fgcolor": "#000000"}},
             customdata=[[int(rows[place]["count"].iloc[0]), int(rows[place]["onsets"].iloc[0])] for place in places],
             hovertemplate=label + ": %{customdata[0]} of %{customdata[1]} (%{x:.0f} %)<extra></extra>",
         )  # fmt: skip
@@ -92,13 +97,17 @@ def answer_flows(
         caption=f"{of_model(model)}from what the text held before its first onset to its final answer; n: completions "
         "with an onset; shares of them, intervals in the table; a stated result may be an intermediate one; "
         "a condition without onsets has no bar",
-        x="share of completions with an onset (%)",
+        x="share of them (%)",
         height=40 + 66 * len(lanes),
     )
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_layout(height=figure.layout.height + 50, margin={"b": figure.layout.margin.b + 50})
     figure.update_xaxes(range=[0, 100])
     figure.update_yaxes(
-        tickvals=list(range(len(lanes))), ticktext=labels, range=[len(lanes) - 0.5, -0.5], showgrid=False
+        tickvals=list(range(len(lanes))),
+        tickfont={"size": 12},
+        ticktext=labels,
+        range=[len(lanes) - 0.5, -0.5],
+        showgrid=False,
     )
     return figure

@@ -100,7 +100,7 @@ def paired_differences(
         caption=f"{of_model(model)}n = {counted(table['pairs'])} pairs of the same problem, sample and noise; filled: "
         f"p ≤ {SIGNIFICANT} after Holm; dashed: accuracy margin of {margin:g} points; 95 % intervals clustered by "
         "problem",
-        x="condition minus baseline (points)",
+        x="minus baseline (points)",
         height=30 + 46 * len(names),
     )
     return _rows(figure, names)
@@ -109,13 +109,13 @@ def paired_differences(
 def _rows(figure: go.Figure, names: Sequence[str]) -> go.Figure:
     """One row per name, the first on top."""
     figure.update_yaxes(
-        tickvals=list(range(len(names))), ticktext=[wrapped(name) for name in names],
+        tickvals=list(range(len(names))), tickfont={"size": 12}, ticktext=[wrapped(name) for name in names],
         range=[len(names) - 0.5, -0.5], showgrid=False,
     )  # fmt: skip
     return figure
 
 
-def wrapped(name: str, width: int = 18) -> str:
+def wrapped(name: str, width: int = 14) -> str:
     """A name as a tick label, in lines short enough for a narrow window."""
     words, lines = name.replace("_", "_ ").split(" "), [""]
     for word in words:

@@ -79,7 +79,11 @@ def _pictures(figures: Mapping[str, go.Figure], folder: Path, kinds: Sequence[st
         {
             "fig": json.loads(str(figure.to_json())),
             "path": str(path),
-            "opts": {"format": path.suffix[1:], "width": WIDTH, "scale": 2 if path.suffix == ".png" else 1},
+            "opts": {
+                "format": path.suffix[1:],
+                "width": figure.layout.meta.get("width", WIDTH),
+                "scale": 2 if path.suffix == ".png" else 1,
+            },
         }
         for path, figure in wanted.items()
     ]

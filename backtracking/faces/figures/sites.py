@@ -38,15 +38,16 @@ def scan_by_layer(
     for lane, row in zip(names, rows, strict=True):
         place = lanes.index(lane), layers.index(int(row["layer"]))
         values[place[0]][place[1]] = row["change"]
-        number = f"{row['change']:+.1f} ".replace("-", "−") if len(layers) <= _LAYERS_WITH_NUMBERS else ""
-        marks[place[0]][place[1]] = number + ("★" if row["q"] <= SIGNIFICANT else "")
+        number = f"{row['change']:+.1f}<br>".replace("-", "−") if len(layers) <= _LAYERS_WITH_NUMBERS else ""
+        marks[place[0]][place[1]] = number + ("★" if row["q"] <= SIGNIFICANT else " ")
     limit = max(abs(value) for line in values for value in line if value is not None) or 1.0
     figure = go.Figure(
         go.Heatmap(
             z=values, x=[str(layer) for layer in layers], y=lanes, text=marks, texttemplate="%{text}",
-            textfont={"size": 12}, zmin=-limit, zmax=limit, xgap=2, ygap=2,
+            textfont={"size": 11}, zmin=-limit, zmax=limit, xgap=2, ygap=2,
             colorscale=[[0, colours.second], [0.5, colours.middle], [1, colours.first]],
-            colorbar={"title": {"text": "nats"}, "thickness": 12, "len": 1},
+            colorbar={"orientation": "h", "thickness": 10, "y": 0, "yref": "container", "yanchor": "bottom",
+                      "ticksuffix": " nats", "nticks": 5},
             hovertemplate="%{y}, layer %{x}: %{z:+.2f} nats<extra></extra>",
         )
     )  # fmt: skip
@@ -58,8 +59,9 @@ def scan_by_layer(
         f"it; n = {rows[0]['events']} onsets of {rows[0]['problems']} problems; ★ q ≤ {SIGNIFICANT} (Benjamini and "
         "Hochberg), tests clustered by problem",
         x="layer",
-        height=40 + 30 * len(lanes),
+        height=40 + 36 * len(lanes),
     )
+    figure.update_layout(height=figure.layout.height + 40, margin={"b": figure.layout.margin.b + 40})
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure

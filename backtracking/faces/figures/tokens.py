@@ -5,8 +5,10 @@ import plotly.graph_objects as go
 from backtracking.faces.figures.style import MONOSPACE, Theme, laid_out, of_model, palette, plain
 from backtracking.measures.trigger_probability import TriggerProbability
 
-LINE = 56
+LINE = 50
 """Letters on one line of text."""
+_WIDTH = 560
+"""In pixels; wider than that, letters of one word drift apart."""
 
 
 def token_strip(
@@ -34,17 +36,13 @@ def token_strip(
     framed = [index == onset for index in shown]
     figure = go.Figure(
         go.Bar(
+            showlegend=False,
             orientation="h",
             base=[place[0] for place in places],
             x=[place[2] for place in places],
             y=[place[1] for place in places],
             width=0.86,
-            text=[plain(place[3]) for place in places],
-            textposition="inside",
-            insidetextanchor="start",
-            constraintext="none",
-            textangle=0,
-            textfont={"family": MONOSPACE, "size": 11, "color": colours.ink},
+            textposition="none",
             marker={
                 "color": [float(read.probability[index]) for index in shown],
                 "cmin": 0,
@@ -64,6 +62,11 @@ def token_strip(
             "P(trigger) = %{customdata[2]:.3g}<extra></extra>",
         )
     )  # fmt: skip
+    figure.add_scatter(
+        x=[place[0] for place in places], y=[place[1] for place in places], text=[plain(place[3]) for place in places],
+        mode="text", textposition="middle right", textfont={"family": MONOSPACE, "size": 11, "color": colours.ink},
+        hoverinfo="skip", showlegend=False, cliponaxis=False,
+    )  # fmt: skip
     lines = 1 + max((place[1] for place in places), default=0)
     part = "" if len(shown) == total else f"; tokens {begin} to {begin + len(shown) - 1} of {total}"
     mark = "" if onset is None else f"; framed: the onset, P = {read.probability[onset]:.2g}"
@@ -76,7 +79,8 @@ def token_strip(
         "probability that a trigger begins in this place",
         height=20 + 24 * lines,
     )
-    figure.update_layout(bargap=0, height=figure.layout.height + 20, margin={"b": figure.layout.margin.b + 20})
+    figure.update_layout(bargap=0, meta={**figure.layout.meta, "width": _WIDTH})
+    figure.update_layout(height=figure.layout.height + 20, margin={"b": figure.layout.margin.b + 20})
     figure.update_xaxes(range=[0, LINE + 1], visible=False)
     figure.update_yaxes(range=[lines - 0.5, -0.5], visible=False)
     return figure
