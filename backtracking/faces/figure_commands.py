@@ -24,17 +24,17 @@ def figures(
     from backtracking.core.errors import InputError
     from backtracking.experiments.config import load_config
     from backtracking.faces.figures import save_figures
-    from backtracking.faces.figures.saving import FORMATS
-    from backtracking.faces.figures.style import PALETTES
+    from backtracking.faces.figures.saving import FORMATS, Format
+    from backtracking.faces.figures.style import PALETTES, Theme
     from backtracking.faces.run_figures import example_of, figures_of_run, find_run
     from backtracking.model.loading import load_model
     from backtracking.model.tokens import tokens_that_begin
 
-    chosen = [each for each in FORMATS if each in kinds.split(",")]
+    chosen: list[Format] = [each for each in FORMATS if each in kinds.split(",")]
     unknown = sorted(set(kinds.split(",")) - set(FORMATS))
     if unknown:
         raise InputError(f"no format {unknown[0]!r}; there are {', '.join(FORMATS)}")
-    named = next((each for each in PALETTES if each == theme), None)
+    named: Theme | None = next((each for each in PALETTES if each == theme), None)
     if named is None:
         raise InputError(f"no theme {theme!r}; there are {', '.join(PALETTES)}")
     folder = find_run(run, runs)

@@ -31,6 +31,8 @@ Figures = Callable[[Theme], Mapping[str, go.Figure]]
 """The figures of a report by name, for a theme."""
 LONG = 12
 """Rows above which a table is folded."""
+_ABOVE = 24
+"""Pixels above a drawing in the page, where its buttons stand."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,15 @@ def _anchor(title: str) -> str:
 
 def _embedded(name: str, light: go.Figure, dark: go.Figure, picture: str | None) -> EmbeddedFigure:
     """The page shows title and caption as text, which wraps, so the drawing has neither."""
-    meta, sources = light.layout.meta, []
+    sources = []
     for figure in (light, dark):
-        above = figure.layout.margin.t - 24
-        bare = go.Figure(figure).update_layout(title=None, height=figure.layout.height - above, margin={"t": 24})
-        sources.append(json.loads(str(bare.to_json())))
+        source = json.loads(str(figure.to_json()))
+        layout = source["layout"]
+        del layout["title"]
+        layout["height"] -= layout["margin"]["t"] - _ABOVE
+        layout["margin"]["t"] = _ABOVE
+        sources.append(source)
+    meta = sources[0]["layout"]["meta"]
     content = {**sources[0], "dark": _differences(sources[0], sources[1])}
     # "<" cannot end the script element that way; inside JSON it stands in strings alone.
     source = json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")

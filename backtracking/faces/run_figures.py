@@ -71,7 +71,7 @@ def figures_of_run(
     if events is not None and conditions is not None:
         shown = events["condition"].isin(conditions["condition"]) & (events["variant"] == events["variant"].iloc[0])
         # A sweep samples arms anew that phase 1 has, with the same noise: one completion of each sample is enough.
-        once = events[shown].drop_duplicates(["condition", "example_id", "sample_id"])
+        once = events.loc[shown].drop_duplicates(["condition", "example_id", "sample_id"])
         found["onset_positions"] = draw.event_positions(onset_positions(once), model=model, theme=theme)
     if example is not None:
         read, onset = example
@@ -92,7 +92,7 @@ def example_of(
     events = _events(folder)
     if events is None:
         return None
-    rows = events[(events["condition"] == BASELINE.name) & events["onset_token_in_completion"].notna()]
+    rows = events.loc[(events["condition"] == BASELINE.name) & events["onset_token_in_completion"].notna()]
     if not len(rows):
         return None
     short = rows[rows["completion_tokens"] <= _EXAMPLE]
@@ -110,7 +110,7 @@ def _table(folder: RunFolder, name: str) -> pd.DataFrame | None:
         return None
     table = folder.table(name)
     if "condition" in table and name != "targeted_against_random":
-        return table[~table["condition"].astype(str).str.startswith(_DRAWS)]
+        return table.loc[~table["condition"].astype(str).str.startswith(_DRAWS)]
     return table
 
 

@@ -73,11 +73,11 @@ def answer_flows(
     """
     table = found if isinstance(found, pd.DataFrame) else found.flows_to_pandas()
     colours, figure = palette(theme), go.Figure()
-    table = table[table["onsets"] > 0]
+    table = table.loc[table["onsets"] > 0]
     lanes = list(dict.fromkeys(zip(table["condition"], table["basis"], strict=True)))
-    held = [table[(table["condition"] == name) & (table["basis"] == basis)] for name, basis in lanes]
+    held = [table.loc[(table["condition"] == name) & (table["basis"] == basis)] for name, basis in lanes]
     for (flow, label), colour, pattern in zip(FLOWS.items(), colours.flows, _PATTERNS, strict=True):
-        rows = [lane[lane["flow"] == flow] for lane in held]
+        rows = [lane.loc[lane["flow"] == flow] for lane in held]
         places = [place for place, row in enumerate(rows) if len(row)]
         figure.add_bar(
             x=[100 * float(rows[place]["share"].iloc[0]) for place in places], y=places, orientation="h", name=label,
@@ -99,9 +99,9 @@ def answer_flows(
         "a condition without onsets has no bar",
         x="share of them (%)",
         height=40 + 66 * len(lanes),
+        below=50,
     )
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
-    figure.update_layout(height=figure.layout.height + 50, margin={"b": figure.layout.margin.b + 50})
     figure.update_xaxes(range=[0, 100])
     figure.update_yaxes(
         tickvals=list(range(len(lanes))),

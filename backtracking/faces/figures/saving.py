@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from backtracking.core.atomic import write_text
+from backtracking.faces.figures.style import shown_width
 
 Format = Literal["html", "json", "svg", "png"]
 FORMATS: tuple[Format, ...] = ("html", "json", "svg", "png")
@@ -75,13 +76,13 @@ def _pictures(figures: Mapping[str, go.Figure], folder: Path, kinds: Sequence[st
     from choreographer.errors import BrowserFailedError
     from kaleido.errors import ChromeNotFoundError
 
-    drawn = [
+    drawn = [  # as Kaleido names them
         {
             "fig": json.loads(str(figure.to_json())),
             "path": str(path),
             "opts": {
                 "format": path.suffix[1:],
-                "width": figure.layout.meta.get("width", WIDTH),
+                "width": shown_width(figure, WIDTH),
                 "scale": 2 if path.suffix == ".png" else 1,
             },
         }
@@ -97,7 +98,7 @@ def _pictures(figures: Mapping[str, go.Figure], folder: Path, kinds: Sequence[st
     return tuple(wanted)
 
 
-async def _draw(drawn: list[dict[str, Any]]) -> None:
+async def _draw(drawn: Any) -> None:
     from kaleido import Kaleido
 
     # Without MathJax, which would be fetched from the network.

@@ -60,8 +60,8 @@ def scan_by_layer(
         "Hochberg), tests clustered by problem",
         x="layer",
         height=40 + 36 * len(lanes),
+        below=40,
     )
-    figure.update_layout(height=figure.layout.height + 40, margin={"b": figure.layout.margin.b + 40})
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
@@ -79,7 +79,7 @@ def lens_by_layer(
         theme: Light or dark.
     """
     table = lens if isinstance(lens, pd.DataFrame) else lens.to_pandas()
-    rows, colours = table[table["quantity"] == quantity], palette(theme)
+    rows, colours = table.loc[table["quantity"] == quantity], palette(theme)
     layers = rows["layer"].tolist()
     figure = go.Figure()
     for name, label, colour, dash, symbol in (

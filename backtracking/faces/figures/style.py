@@ -101,6 +101,8 @@ def laid_out(
     height: int,
     x: str = "",
     y: str = "",
+    below: int = 0,
+    width: int | None = None,
 ) -> go.Figure:
     """Give a figure the template, a title with its caption, and the height that its plot needs.
 
@@ -112,16 +114,20 @@ def laid_out(
         height: Of the plot without title and legend, in pixels.
         x: Title of the axis.
         y: Title of the axis.
+        below: Room for a long legend or a scale, in pixels more.
+        width: The most the figure should have, in pixels.
     """
     heading = textwrap.wrap(title, _TITLE_WIDTH)
     lines = textwrap.wrap(caption, _CAPTION_WIDTH)
     text = "<br>".join([*map(plain, heading), *(f"<sub>{plain(line)}</sub>" for line in lines)])
     above = 34 + 20 * len(heading) + 20 * len(lines)
-    below = 50 + (46 if any(trace.showlegend is not False and trace.name for trace in figure.data) else 0)
+    traces: list[Any] = list(figure.data)
+    named = any(trace.showlegend is not False and trace.name for trace in traces)
+    below += 50 + (46 if named else 0)
     figure.update_layout(
         template=template(palette(theme)),
         title={"text": text},
-        meta={"title": title, "caption": caption},
+        meta={"title": title, "caption": caption} | ({} if width is None else {"width": width}),
         height=height + above + below,
         margin={"l": 12, "r": 16, "t": above, "b": below},
     )
@@ -135,7 +141,13 @@ def plain(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def counted(values: pd.Series) -> str:
+def shown_width(figure: go.Figure, otherwise: int) -> int:
+    """The width a picture of the figure should have, in pixels."""
+    meta = figure.to_dict()["layout"].get("meta") or {}
+    return int(meta.get("width", otherwise))
+
+
+def counted(values: Any) -> str:
     """Return `480`, or `470 to 480` where they differ."""
     low, high = int(values.min()), int(values.max())
     return str(low) if low == high else f"{low} to {high}"

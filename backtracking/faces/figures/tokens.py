@@ -78,9 +78,10 @@ def token_strip(
         f"completion of {total} tokens{part}{mark}; measured under {read.under}, no interval. Colour: "
         "probability that a trigger begins in this place",
         height=20 + 24 * lines,
+        below=20,
+        width=_WIDTH,
     )
-    figure.update_layout(bargap=0, meta={**figure.layout.meta, "width": _WIDTH})
-    figure.update_layout(height=figure.layout.height + 20, margin={"b": figure.layout.margin.b + 20})
+    figure.update_layout(bargap=0)
     figure.update_xaxes(range=[0, LINE + 1], visible=False)
     figure.update_yaxes(range=[lines - 0.5, -0.5], visible=False)
     return figure

@@ -26,7 +26,7 @@ def tradeoff_plane(trade: Tradeoff | pd.DataFrame, *, model: str | None = None, 
         line={"color": colours.soft, "width": 1, "dash": "dot"}, hoverinfo="skip",
     )  # fmt: skip
     for verdict, symbol in _SYMBOLS.items():
-        rows = table[table["non_inferior"] == verdict]
+        rows = table.loc[table["non_inferior"] == verdict]
         if len(rows):
             shown = zip(
                 rows["condition"].map(plain), interval(rows, "reduction"), interval(rows, "accuracy"), strict=True
@@ -41,8 +41,8 @@ def tradeoff_plane(trade: Tradeoff | pd.DataFrame, *, model: str | None = None, 
                 hovertemplate="%{customdata[0]}<br>reduction: %{customdata[1]} points"
                 "<br>accuracy: %{customdata[2]} points<extra></extra>",
             )  # fmt: skip
-    _region(figure, theme, margin=margin, lowest=100 * float(table["accuracy_low"].min()),
-            highest=100 * float(table["accuracy_high"].max()))  # fmt: skip
+    accuracy = table[["accuracy_low", "accuracy_high"]].to_numpy()
+    _region(figure, theme, margin=margin, lowest=100 * float(accuracy.min()), highest=100 * float(accuracy.max()))
     laid_out(
         figure,
         theme=theme,
@@ -75,7 +75,7 @@ def targeted_among_random(
         ("random", "random sites of the same shape", colours.second, "circle-open"),
         ("targeted", "the selected sites", colours.first, "diamond"),
     ):
-        rows = table[table["role"] == role]
+        rows = table.loc[table["role"] == role]
         shown = zip(
             rows["condition"].map(plain), interval(rows, "backtracking"), interval(rows, "accuracy"), strict=True
         )
@@ -89,7 +89,7 @@ def targeted_among_random(
             hovertemplate="%{customdata[0]}<br>backtracking: %{customdata[1]} points"
             "<br>accuracy: %{customdata[2]} points<extra></extra>",
         )  # fmt: skip
-    draws = int((table["role"] == "random").sum())
+    draws = table["role"].tolist().count("random")
     laid_out(
         figure,
         theme=theme,
