@@ -145,6 +145,8 @@ class ReportSection(_Section):
 
     make_report: bool = True
     report_path: str | None = None
+    images: bool = False
+    """Write SVG and PNG of every figure too, where there is a Chrome: about half a second each."""
 
 
 class SubsetSweepSection(_Section):
