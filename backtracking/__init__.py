@@ -42,6 +42,7 @@ from backtracking.core.statistics import Estimate, clustered_rate, non_inferiori
 from backtracking.core.vectors import FixedVector, RandomVector
 from backtracking.experiments.comparison import Comparison, run_comparison
 from backtracking.experiments.config import Config, load_config
+from backtracking.experiments.hub_problems import FetchedDataset, fetch_dataset
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.problem_sets import load_problems
 from backtracking.measures.ablation_scan import ablation_scan
@@ -59,6 +60,7 @@ from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
 from backtracking.model.self_check import Check, self_check
+from backtracking.workspace.hub import Snapshot, fetch_model
 
 __all__ = [
     "BASELINE",
@@ -78,6 +80,7 @@ __all__ = [
     "Config",
     "Estimate",
     "Event",
+    "FetchedDataset",
     "FixedVector",
     "HookedReasoner",
     "InputError",
@@ -95,6 +98,7 @@ __all__ = [
     "Replace",
     "Scale",
     "Site",
+    "Snapshot",
     "UnknownSiteError",
     "Variant",
     "Verdict",
@@ -110,6 +114,8 @@ __all__ = [
     "decision_ablation",
     "decision_points",
     "detect_events",
+    "fetch_dataset",
+    "fetch_model",
     "find_onsets",
     "first_onset",
     "gold_canary",

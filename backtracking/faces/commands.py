@@ -15,7 +15,7 @@ from rich.table import Table
 
 from backtracking.core.canary import AlignmentError
 from backtracking.core.errors import InputError, ReceiptError
-from backtracking.faces import organism_commands, phase_commands
+from backtracking.faces import fetch_commands, organism_commands, phase_commands
 from backtracking.faces.bars import Bars, err
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(organism_commands.app, name="organism")
 phase_commands.add_to(app)
+fetch_commands.add_to(app)
 out = Console()
 
 

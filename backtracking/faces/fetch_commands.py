@@ -1,0 +1,62 @@
+"""Commands that bring things in: `fetch` from the Hub, `import-run`, and `new` for an experiment folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+out = Console()
+fetch = typer.Typer(no_args_is_help=True, help="Fetch a data set or a model from the Hub: pinned, checked, resumable.")
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit; the default branch if not given.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Touch no network: find it whole in the local cache, or fail.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.add_typer(fetch, name="fetch")
+
+
+@fetch.command()
+def dataset(
+    name: Annotated[str, typer.Argument(help="gsm8k, or a Hub id such as openai/gsm8k.")],
+    revision: Revision = None,
+    offline: Offline = False,
+    config: Annotated[str | None, typer.Option(help="Configuration, where the data set has several.")] = None,
+    split: Annotated[str, typer.Option(help="Such as train.")] = "test",
+    to: Annotated[Path | None, typer.Option(help="File to write; data/processed/<name>.jsonl if not given.")] = None,
+) -> None:
+    """Fetch problems into data/processed, with their source and checksum beside them.
+
+    Example: backtracking fetch dataset gsm8k
+    """
+    from backtracking.experiments.hub_problems import fetch_dataset
+
+    found = fetch_dataset(name, config=config, split=split, revision=revision, offline=offline, to=to)
+    _say(f"{found.problems} problems at {found.path}")
+    _say(f"commit {found.revision}, sha256 {found.sha256}; both are kept in {found.sidecar}")
+
+
+@fetch.command()
+def model(
+    name: Annotated[str, typer.Argument(help="Hub id, such as Qwen/Qwen2.5-0.5B.")],
+    revision: Revision = None,
+    offline: Offline = False,
+) -> None:
+    """Fetch a model into the local cache: safetensors, tokenizer and config, no pickle.
+
+    Example: backtracking fetch model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B
+    """
+    from backtracking.workspace.hub import GIB, fetch_model
+
+    found = fetch_model(name, revision=revision, offline=offline)
+    checked = "checksums agree with the Hub's" if found.checked else "offline, so not compared with the Hub's checksums"
+    _say(f"{len(found.files)} files, {found.size / GIB:.2f} GiB, at {found.folder}")
+    _say(f"commit {found.revision}; {checked}")
+    _say(f"pin it in a config: model: {{hf_id: {name}, revision: {found.revision}}}")
+
+
+def _say(text: str) -> None:
+    out.print(text, soft_wrap=True, highlight=False, markup=False)
