@@ -23,8 +23,9 @@ CAP = 512
 _POSITIONS = (
     "onset_char", "onset_token_in_completion", "onset_token_in_full", "onset_token_id", "pred_pos_in_full",
 )  # fmt: skip
-_NEEDED = ("example_id", "sample_id", "variant", "condition", "has_backtracking_strict", "predicted_answer",
-           "is_correct", "prompt_tokens", "completion_tokens")  # fmt: skip
+_NEEDED = ("example_id", "sample_id", "variant", "condition", "has_backtracking_strict", "has_backtracking_relaxed",
+           "onset_phrase", "onset_token_text", "predicted_answer", "is_correct", "prompt_tokens", "completion_tokens",
+           *_POSITIONS)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,14 @@ def read_published_events(run: Path) -> pd.DataFrame:
 
     Raises:
         MissingFileError: There is no such table.
-        InputError: It lacks columns.
+        InputError: It lacks columns, a row is not whole or stands twice, or it cannot be read.
     """
     path = run / "analysis" / "backtracking_events.csv"
     frame = _table(path)
     lacking = [name for name in _NEEDED if name not in frame]
     if lacking:
         raise InputError(f"{path} has no columns {lacking}; is it a phase 1 folder of the published study?")
+    _require_whole(path, frame)
     for name in _POSITIONS:
         frame[name] = frame[name].astype("Int64").mask(frame[name] == -1)
     frame["stored_correct"] = frame["is_correct"].astype("string") == "True"  # missing stays missing
@@ -145,4 +147,27 @@ def sweep_design_effect(events: pd.DataFrame, *, samples: int = 4) -> float:
 def _table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise MissingFileError(f"no {path}; give a run folder of the published study")
-    return pd.read_csv(path)
+    try:
+        return pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' own errors and a wrong encoding are ValueErrors
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is damaged ({reason}); copy the run folder again") from error
+
+
+def _require_whole(path: Path, frame: pd.DataFrame) -> None:
+    """Refuse a table with a row that was cut, or with a value of the wrong kind."""
+    kinds = {"has_backtracking_strict": "boolean", "has_backtracking_relaxed": "boolean"} | dict.fromkeys(
+        ("example_id", "sample_id", "prompt_tokens", "completion_tokens", *_POSITIONS), "Int64"
+    )
+    for name, kind in kinds.items():
+        try:
+            values = frame[name].astype(kind)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is damaged: {name} holds what is no {kind}; copy the run folder again") from error
+        if values.isna().any():
+            line = int(values.isna().to_numpy().argmax()) + 2
+            raise InputError(f"{path} is damaged: line {line} has no {name}; copy the run folder again")
+    twice = frame.duplicated(["variant", "condition", "example_id", "sample_id"])
+    if twice.any():
+        line = int(twice.to_numpy().argmax()) + 2
+        raise InputError(f"{path} is damaged: line {line} repeats a sample; copy the run folder again")

@@ -17,6 +17,7 @@ Offline = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.add_typer(fetch, name="fetch")
+    app.command("import-run")(import_run)
 
 
 @fetch.command()
@@ -56,6 +57,29 @@ def model(
     _say(f"{len(found.files)} files, {found.size / GIB:.2f} GiB, at {found.folder}")
     _say(f"commit {found.revision}; {checked}")
     _say(f"pin it in a config: model: {{hf_id: {name}, revision: {found.revision}}}")
+
+
+def import_run(
+    path: Annotated[Path, typer.Argument(help="Run folder of the published study.")],
+    runs: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = Path("runs"),
+    problems: Annotated[
+        Path | None, typer.Option(help="Its problem set; the one its config names if not given.")
+    ] = None,
+) -> None:
+    """Make a run folder of the published study a run of ours: events, regraded verdicts, tables, report.
+
+    Example: backtracking import-run ../shared/data/published_runs/20251223_232541
+    """
+    from backtracking.experiments.import_run import import_run
+    from backtracking.faces.import_report import compose_import, write_import_report
+
+    found = import_run(path, out=runs, problems=problems)
+    _, page = write_import_report(found)
+    for line in compose_import(found).findings:
+        _say(line)
+    for line in found.missing:
+        _say(f"missing: {line}")
+    _say(f"report: {page}")
 
 
 def _say(text: str) -> None:
