@@ -5,6 +5,7 @@ Nothing is sampled and nothing is guessed: a column that the folder cannot fill 
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from backtracking.core.atomic import write_text
 from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.events import Event, table
 from backtracking.core.grading import grade
+from backtracking.core.interventions import BASELINE
 from backtracking.core.problems import Problem
 from backtracking.experiments.config import Config, load_config
 from backtracking.experiments.imported_tables import (
@@ -172,15 +174,21 @@ def _problem_file(path: Path, config: Config, given: Path | None) -> Path:
     return found
 
 
-def _published(path: Path) -> dict[str, dict]:
-    """The study's own condition table, by condition; nothing where the folder lacks it."""
-    file = path / "analysis" / "condition_comparison.csv"
-    if not file.is_file():
-        return {}
-    try:
-        return pd.read_csv(file).set_index("condition").to_dict("index")  # pyright: ignore[reportReturnType]
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{file} is damaged ({' '.join(str(error).split())}); copy the run folder again") from error
+def _published(path: Path) -> dict[tuple[str, str], dict]:
+    """The study's own tables by variant and condition; nothing where the folder lacks them."""
+    found: dict[tuple[str, str], dict] = {}
+    for name in ("formatting_summary", "condition_comparison"):
+        file = path / "analysis" / f"{name}.csv"
+        if not file.is_file():
+            continue
+        try:
+            for row in pd.read_csv(file).to_dict("records"):
+                numbers = {key: float(row[key]) for key in ("total", "backtracking_rate", "accuracy")}
+                found[str(row["variant"]), str(row.get("condition", BASELINE.name))] = numbers
+        except (ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{file} is damaged ({reason}); copy the run folder again") from error
+    return found
 
 
 def _lacks(
@@ -190,8 +198,8 @@ def _lacks(
     said = ["The generations are not in the folder: no completions, no token ids, no onsets beyond the first."]
     if events is not None:
         known = int(events["verdict"].notna().sum())
-        full = sum(arm.published_completions for arm in arms if arm.published_completions == arm.published_completions)
-        here = sum(arm.completions for arm in arms if arm.published_completions == arm.published_completions)
+        stated = [arm for arm in arms if not math.isnan(arm.published_completions)]
+        full, here = sum(arm.published_completions for arm in stated), sum(arm.completions for arm in stated)
         said += [
             "Accuracy is regraded from the stored answer strings alone: the number in each, against the gold answer "
             "of its own problem. Where the study's extractor lost the answer, the row is unparsed; the completion may "

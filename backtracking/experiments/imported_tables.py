@@ -5,7 +5,7 @@ out of the regraded shares, which say of how many rows they are.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,12 +77,14 @@ class ImportedCell:
     published_accuracy: float
 
 
-def arms_table(events: pd.DataFrame, published: dict[str, dict], *, seed: int) -> tuple[ImportedArm, ...]:
+def arms_table(
+    events: pd.DataFrame, published: Mapping[tuple[str, str], Mapping[str, float]], *, seed: int
+) -> tuple[ImportedArm, ...]:
     """Every condition of every variant, and first the baseline over all variants, as the study states it.
 
     Args:
         events: Of `regraded_events`.
-        published: `{condition: {...}}` of the study's `condition_comparison`.
+        published: By variant and condition what the study states: total, backtracking_rate, accuracy.
         seed: Of the bootstrap.
     """
     found = [
@@ -135,11 +137,15 @@ def cells_table(sweep: str, cells: Sequence[SweepCell], folder: Path, *, samples
     )
 
 
-def _arm(variant: str, condition: str, rows: pd.DataFrame, published: dict[str, dict], seed: int) -> ImportedArm:
+def _arm(
+    variant: str,
+    condition: str,
+    rows: pd.DataFrame,
+    published: Mapping[tuple[str, str], Mapping[str, float]],
+    seed: int,
+) -> ImportedArm:
     graded = pd.DataFrame(rows[rows["verdict"].notna()])
-    stated = published.get(condition, {})
-    if stated.get("variant", variant) != variant:
-        stated = {}
+    stated = published.get((variant, condition), {})
     nan = math.nan
     return ImportedArm(
         variant=variant,

@@ -75,8 +75,9 @@ def test_the_baselines_rate_is_that_of_the_file(shared_data, tmp_path):
         assert arm.right.low < arm.right.value < arm.right.high
         assert arm.right.value > arm.stored_accuracy.high  # the study's extractor loses boxed answers
     assert len(pd.read_parquet(found.folder.path / "events.parquet")) == len(raw)
+    assert [round(arm.published_backtracking, 3) for arm in found.arms[1:]] == [0.708, 0.028, 0.549, 0.682, 0.653]
     assert [pair.condition for pair in found.pairs] == ["targeted_ablation", "random_ablation"]
-    assert any("1206 of the 3600 completions" in line for line in found.missing)
+    assert any("2010 of the 6000 completions" in line for line in found.missing)
     assert load_config(found.folder.path / "config.yaml") == load_config(source / "config_resolved.yaml")
     _, page = write_import_report(found)
     text = page.read_text()
