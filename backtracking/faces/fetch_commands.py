@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.add_typer(fetch, name="fetch")
     app.command("import-run")(import_run)
+    app.command("new")(new)
 
 
 @fetch.command()
@@ -80,6 +81,28 @@ def import_run(
     for line in found.missing:
         _say(f"missing: {line}")
     _say(f"report: {page}")
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, - and _.")],
+    phase2: Annotated[bool, typer.Option("--phase2", help="Phase 2 too.")] = False,
+    folder: Annotated[Path, typer.Option("--in", help="Folder of all experiments.")] = Path("experiments"),
+    config: Annotated[
+        Path | None, typer.Option(help="Config to begin from; the embedded model's if not given.")
+    ] = None,
+) -> None:
+    """Make an experiment folder: config, notebook, and a README with question, method and findings.
+
+    Example: backtracking new does-the-head-matter --phase2
+    """
+    from backtracking.experiments.new_experiment import new_experiment
+
+    made = new_experiment(name, folder=folder, phase2=phase2, config=config)
+    for path in (made.config, made.notebook, made.readme):
+        _say(f"made {path}")
+    _say(
+        f"next: write the question into {made.readme}; then cd {made.folder} && backtracking plan --config config.yaml"
+    )
 
 
 def _say(text: str) -> None:
