@@ -43,6 +43,8 @@ from backtracking.core.vectors import FixedVector, RandomVector
 from backtracking.experiments.comparison import Comparison, run_comparison
 from backtracking.experiments.config import Config, load_config
 from backtracking.experiments.hub_problems import FetchedDataset, fetch_dataset
+from backtracking.experiments.import_run import ImportedRun, import_run
+from backtracking.experiments.new_experiment import NewExperiment, new_experiment
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.problem_sets import load_problems
 from backtracking.measures.ablation_scan import ablation_scan
@@ -60,7 +62,7 @@ from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
 from backtracking.model.self_check import Check, self_check
-from backtracking.workspace.hub import Snapshot, fetch_model
+from backtracking.workspace.hub import HubSnapshot, fetch_model
 
 __all__ = [
     "BASELINE",
@@ -83,9 +85,12 @@ __all__ = [
     "FetchedDataset",
     "FixedVector",
     "HookedReasoner",
+    "HubSnapshot",
+    "ImportedRun",
     "InputError",
     "Lexicon",
     "MissingFileError",
+    "NewExperiment",
     "Onset",
     "OnsetRow",
     "PairedDesign",
@@ -98,7 +103,6 @@ __all__ = [
     "Replace",
     "Scale",
     "Site",
-    "Snapshot",
     "UnknownSiteError",
     "Variant",
     "Verdict",
@@ -122,11 +126,13 @@ __all__ = [
     "grade",
     "has_backtracking",
     "holm",
+    "import_run",
     "load_config",
     "load_model",
     "load_problems",
     "logit_lens",
     "minimum_detectable",
+    "new_experiment",
     "next_logits",
     "non_inferiority",
     "null_rank",

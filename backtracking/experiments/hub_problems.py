@@ -12,7 +12,7 @@ from backtracking.core.errors import InputError
 from backtracking.core.problems import Problem, check_problems
 from backtracking.experiments.problem_rows import problem_of
 from backtracking.experiments.runs import now
-from backtracking.workspace.hub import Snapshot, fetch_snapshot
+from backtracking.workspace.hub import HubSnapshot, fetch_snapshot
 
 SHORT_NAMES = {"gsm8k": ("openai/gsm8k", "main")}
 """Names of ours: repository and configuration."""
@@ -26,7 +26,7 @@ class HubProblems:
     """The problems of one split, and the commit they come from."""
 
     problems: tuple[Problem, ...]
-    snapshot: Snapshot
+    snapshot: HubSnapshot
     config: str | None
     split: str
 
@@ -108,7 +108,7 @@ def fetch_dataset(
     return FetchedDataset(path, sidecar, found.snapshot.revision, len(found.problems), digest)
 
 
-def _rows(snapshot: Snapshot, config: str | None, split: str) -> Iterable[Any]:
+def _rows(snapshot: HubSnapshot, config: str | None, split: str) -> Iterable[Any]:
     import datasets  # a second to import, and most callers read a file
 
     before = datasets.is_progress_bar_enabled()

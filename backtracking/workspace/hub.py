@@ -34,7 +34,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class HubSnapshot:
     """A repository's chosen files at one commit, whole in the local cache."""
 
     name: str
@@ -51,7 +51,7 @@ class Snapshot:
     """Whether the files were compared with the Hub's checksums; offline there is nothing to compare with."""
 
 
-def fetch_model(name: str, *, revision: str | None = None, offline: bool = False) -> Snapshot:
+def fetch_model(name: str, *, revision: str | None = None, offline: bool = False) -> HubSnapshot:
     """Fetch a model into the local cache: safetensors, tokenizer and config.
 
     Args:
@@ -79,7 +79,7 @@ def fetch_snapshot(
     ignore: Sequence[str] = (),
     revision: str | None = None,
     offline: bool = False,
-) -> Snapshot:
+) -> HubSnapshot:
     """Fetch the files of a repository that fit the patterns, and check every one of them.
 
     Args:
@@ -109,10 +109,10 @@ def fetch_snapshot(
             raise InputError(f"{asked.what} was changed while it was being fetched; run the same command again")
         mended = _mend(asked, folder, options)
     size = sum((folder / file).stat().st_size for file in files)
-    return Snapshot(name, kind, folder.name, folder, files, size, mended)
+    return HubSnapshot(name, kind, folder.name, folder, files, size, mended)
 
 
-def _from_cache(asked: Asked, options: dict[str, Any]) -> Snapshot:
+def _from_cache(asked: Asked, options: dict[str, Any]) -> HubSnapshot:
     try:
         folder = Path(snapshot_download(asked.name, revision=asked.revision, local_files_only=True, **options))
     except FAILURES as error:
@@ -121,7 +121,7 @@ def _from_cache(asked: Asked, options: dict[str, Any]) -> Snapshot:
     held = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     files = tuple(sorted(filter_repo_objects(held, **patterns)))
     size = sum((folder / file).stat().st_size for file in files)
-    return Snapshot(asked.name, asked.kind, folder.name, folder, files, size, checked=False)
+    return HubSnapshot(asked.name, asked.kind, folder.name, folder, files, size, checked=False)
 
 
 def _listing(asked: Asked) -> Any:

@@ -89,7 +89,7 @@ def snapshot(tmp_path, monkeypatch):
     import pandas as pd
 
     from backtracking.experiments import hub_problems
-    from backtracking.workspace.hub import Snapshot
+    from backtracking.workspace.hub import HubSnapshot
 
     folder = tmp_path / "snapshot"
     (folder / "main").mkdir(parents=True)
@@ -100,7 +100,7 @@ def snapshot(tmp_path, monkeypatch):
 
     def fetch_snapshot(name, kind, **options):
         asked.append((name, kind, options["revision"], options["offline"]))
-        return Snapshot(name, kind, "b" * 40, folder, ("main/test-00000.parquet",), 1)
+        return HubSnapshot(name, kind, "b" * 40, folder, ("main/test-00000.parquet",), 1)
 
     monkeypatch.setattr(hub_problems, "fetch_snapshot", fetch_snapshot)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
