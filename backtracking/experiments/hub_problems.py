@@ -110,12 +110,13 @@ def fetch_dataset(
 
 def _rows(snapshot: HubSnapshot, config: str | None, split: str) -> Iterable[Any]:
     import datasets  # a second to import, and most callers read a file
+    from datasets.exceptions import DatasetsError
 
     before = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(str(snapshot.folder), config, split=split)
-    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, RuntimeError, DatasetsError) as error:
         place = f"configuration {config!r} and split {split!r}"
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"cannot read {place} of the data set {snapshot.name}: {first}") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from backtracking.core.atomic import write_text
+from backtracking.core.atomic import replacing, write_text
 from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.events import Event, table
 from backtracking.core.grading import grade
@@ -86,7 +86,7 @@ def import_run(path: Path, *, out: Path = Path("runs"), problems: Path | None = 
     pairs, unpaired = ((), ()) if events is None else pairs_table(events, seed=seed)
     cells = tuple(
         cell for name in sweeps for cell in cells_table(
-            name, read_published_sweep(path, name), path, samples=config.generation.num_samples_per_prompt
+            name, read_published_sweep(path, name), samples=config.generation.num_samples_per_prompt
         )
     )  # fmt: skip
     missing = (*_lacks(arms, events, sweeps, path), *unpaired)
@@ -128,12 +128,12 @@ def regraded_events(path: Path, problems: Sequence[Problem], *, cap: int) -> pd.
         finish_reason=None,
         completion_tokens=pd.array([pd.NA] * len(raw), dtype="Int64"),
         stored_answer=raw["predicted_answer"],
-        stored_correct=pd.array(raw["stored_correct"], dtype="boolean"),
+        stored_correct=raw["stored_correct"].astype("boolean"),
         stored_tokens=raw["completion_tokens"],
         at_cap=raw["completion_tokens"] >= cap,
     )
     both = events[events["stored_correct"].fillna(False) & events["verdict"].notna()]
-    agree = float((both["verdict"] == "right").mean()) if len(both) else 1.0
+    agree = list(both["verdict"]).count("right") / len(both) if len(both) else 1.0
     if agree < LEAST_AGREEMENT:
         raise InputError(
             f"only {100 * agree:.0f} % of the rows that {path.name} calls right are right by these problems; they are "
@@ -197,7 +197,7 @@ def _lacks(
     """What a reader of the imported run must know, a sentence each."""
     said = ["The generations are not in the folder: no completions, no token ids, no onsets beyond the first."]
     if events is not None:
-        known = int(events["verdict"].notna().sum())
+        known = sum(not pd.isna(verdict) for verdict in events["verdict"])
         stated = [arm for arm in arms if not math.isnan(arm.published_completions)]
         full, here = sum(arm.published_completions for arm in stated), sum(arm.completions for arm in stated)
         said += [
@@ -206,8 +206,8 @@ def _lacks(
             "have held one.",
             "The study wrote 'stop' as every finish reason: whether a completion was cut off is unknown, so none is "
             "called truncated, and finish_reason, degenerate, onset_index and in_think are missing.",
-            f"Stored lengths count padding: {100 * float(events['at_cap'].mean()):.1f} % reach the limit, an upper "
-            "bound of what was cut off. completion_tokens is missing; stored_tokens keeps them.",
+            f"Stored lengths count padding: {100 * sum(events['at_cap']) / len(events):.1f} % reach the limit, an "
+            "upper bound of what was cut off. completion_tokens is missing; stored_tokens keeps them.",
             "Onset positions come from text that was tokenised again, not from the sampled ids.",
             "Arms share no noise; a pair shares its problem only.",
         ]
@@ -254,10 +254,8 @@ def _write(
         target.save_table("sweeps", frame(cells, ImportedCell))
     for name in ("ablation_importance", "logit_lens"):
         if (path / "analysis" / f"{name}.csv").is_file():
-            write_text(
-                target.path / "tables" / f"published_{name}.csv",
-                (path / "analysis" / f"{name}.csv").read_text(encoding="utf-8"),
-            )
+            with replacing(target.path / "tables" / f"published_{name}.csv") as temporary:
+                temporary.write_bytes((path / "analysis" / f"{name}.csv").read_bytes())
 
 
 def _source(path: Path, meta: dict[str, Any], golds: Path | None) -> dict[str, Any]:

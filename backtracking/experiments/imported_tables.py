@@ -7,7 +7,6 @@ out of the regraded shares, which say of how many rows they are.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pandas as pd
 
@@ -88,11 +87,11 @@ def arms_table(
         seed: Of the bootstrap.
     """
     found = [
-        _arm(str(variant), str(condition), rows, published, seed)
-        for (variant, condition), rows in events.groupby(["variant", "condition"], sort=False)
+        _arm(variant, condition, _of(events, variant=variant, condition=condition), published, seed)
+        for variant, condition in dict.fromkeys(zip(events["variant"], events["condition"], strict=True))
     ]
-    if events["variant"].nunique() > 1:
-        rows = pd.DataFrame(events[events["condition"] == BASELINE.name])
+    if len(set(events["variant"])) > 1:
+        rows = _of(events, condition=BASELINE.name)
         if len(rows):
             found.insert(0, _arm(ALL_VARIANTS, BASELINE.name, rows, {}, seed))
     return tuple(found)
@@ -102,9 +101,10 @@ def pairs_table(events: pd.DataFrame, *, seed: int) -> tuple[tuple[ImportedPair,
     """Each condition against the baseline of its variant, and a line for each that cannot be paired."""
     found: list[ImportedPair] = []
     refused: list[str] = []
-    for variant, rows in events.groupby("variant", sort=False):
-        reference = pd.DataFrame(rows[rows["condition"] == BASELINE.name])
-        for name, arm in rows.groupby("condition", sort=False):
+    for variant in dict.fromkeys(events["variant"]):
+        reference = _of(events, variant=variant, condition=BASELINE.name)
+        for name in dict.fromkeys(_of(events, variant=variant)["condition"]):
+            arm = _of(events, variant=variant, condition=name)
             if name == BASELINE.name:
                 continue
             joined = arm.merge(reference, on=["example_id", "sample_id"], suffixes=("", "_base"), how="inner")
@@ -121,9 +121,8 @@ def pairs_table(events: pd.DataFrame, *, seed: int) -> tuple[tuple[ImportedPair,
     )
 
 
-def cells_table(sweep: str, cells: Sequence[SweepCell], folder: Path, *, samples: int) -> tuple[ImportedCell, ...]:
+def cells_table(sweep: str, cells: Sequence[SweepCell], *, samples: int) -> tuple[ImportedCell, ...]:
     """The conditions of a sweep; `samples` of each problem are counted as one."""
-    accuracy = pd.read_csv(folder / "analysis" / f"{sweep}_sweep_results.csv")["accuracy"]
     return tuple(
         ImportedCell(
             sweep,
@@ -131,9 +130,9 @@ def cells_table(sweep: str, cells: Sequence[SweepCell], folder: Path, *, samples
             cell.scale,
             cell.total,
             Estimate(cell.backtracking / cell.total, *cell.interval(samples), cell.total, cell.total // samples),
-            float(stated),
+            cell.correct / cell.total,
         )
-        for cell, stated in zip(cells, accuracy, strict=True)
+        for cell in cells
     )
 
 
@@ -151,14 +150,14 @@ def _arm(
         variant=variant,
         condition=condition,
         completions=len(rows),
-        problems=int(rows["example_id"].nunique()),
+        problems=len(set(rows["example_id"])),
         backtracking=_rate(rows, list(rows["has_backtracking_strict"]), seed),
-        stored_accuracy=_rate(rows, _right(rows["stored_correct"]), seed),
+        stored_accuracy=_rate(rows, _right(rows, "stored_correct"), seed),
         right=_rate(graded, list(graded["verdict"] == "right"), seed),
         wrong=_rate(graded, list(graded["verdict"] == "wrong"), seed),
         unparsed=_rate(graded, list(graded["verdict"] == "unparsed"), seed),
         regraded=len(graded),
-        at_cap=float(rows["at_cap"].mean()),
+        at_cap=sum(rows["at_cap"]) / len(rows),
         published_completions=float(stated.get("total", nan)),
         published_backtracking=float(stated.get("backtracking_rate", nan)),
         published_accuracy=float(stated.get("accuracy", nan)),
@@ -169,7 +168,7 @@ def _pair(variant: str, condition: str, joined: pd.DataFrame, seed: int) -> Impo
     graded = pd.DataFrame(joined[joined["verdict"].notna() & joined["verdict_base"].notna()])
     problems = list(joined["example_id"])
     backtracking = (list(joined["has_backtracking_strict"]), list(joined["has_backtracking_strict_base"]))
-    stored = (_right(joined["stored_correct"]), _right(joined["stored_correct_base"]))
+    stored = (_right(joined, "stored_correct"), _right(joined, "stored_correct_base"))
     p = paired_p_value(*backtracking, problems, seed=seed)
     unparsed = _difference(graded, "unparsed", seed)
     return ImportedPair(
@@ -199,5 +198,12 @@ def _difference(joined: pd.DataFrame, word: str, seed: int) -> Estimate:
     return paired_difference(arm, base, list(joined["example_id"]), seed=seed)
 
 
-def _right(stored: pd.Series) -> list[bool]:
-    return [not pd.isna(value) and bool(value) for value in stored]
+def _right(rows: pd.DataFrame, column: str) -> list[bool]:
+    return [not pd.isna(value) and bool(value) for value in rows[column]]
+
+
+def _of(events: pd.DataFrame, **values: str) -> pd.DataFrame:
+    """The rows with these values in these columns."""
+    for column, value in values.items():
+        events = pd.DataFrame(events[events[column] == value])
+    return events

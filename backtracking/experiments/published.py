@@ -98,8 +98,17 @@ def read_published_sweep(run: Path, name: str) -> tuple[SweepCell, ...]:
 
     Raises:
         MissingFileError: There is no such table.
+        InputError: It lacks columns, or holds what is no count.
     """
-    frame = _table(run / "analysis" / f"{name}_sweep_results.csv")
+    path = run / "analysis" / f"{name}_sweep_results.csv"
+    frame = _table(path)
+    needed = ("subset_name", "num_components", "total", "backtracking_count", "correct_count")
+    lacking = [column for column in needed if column not in frame]
+    if lacking:
+        raise InputError(f"{path} has no columns {lacking}; is it a phase 2 folder of the published study?")
+    numbers = frame[[*needed[1:], *(["scale"] if "scale" in frame else [])]].apply(pd.to_numeric, errors="coerce")
+    if numbers.isna().to_numpy().any() or (numbers["total"] < 1).to_numpy().any():
+        raise InputError(f"{path} is damaged: a count or a scale is no number; copy the run folder again")
     scales = frame["scale"] if "scale" in frame else (frame["num_components"] == 0).astype(float)
     columns = (frame[c] for c in ("subset_name", "total", "backtracking_count", "correct_count"))
     return tuple(
@@ -168,6 +177,6 @@ def _require_whole(path: Path, frame: pd.DataFrame) -> None:
             line = int(values.isna().to_numpy().argmax()) + 2
             raise InputError(f"{path} is damaged: line {line} has no {name}; copy the run folder again")
     twice = frame.duplicated(["variant", "condition", "example_id", "sample_id"])
-    if twice.any():
-        line = int(twice.to_numpy().argmax()) + 2
+    if True in list(twice):
+        line = list(twice).index(True) + 2
         raise InputError(f"{path} is damaged: line {line} repeats a sample; copy the run folder again")

@@ -75,8 +75,9 @@ class ExperimentLog:
 
         The seconds are of a clock that never goes back; a unit too short for it has no rate.
         """
-        rate = {"tokens_per_second": round(tokens / seconds, 1)} if seconds > 0 else {}
-        self.log("unit", **values, tokens=tokens, seconds=round(seconds, 3), **rate)
+        if seconds > 0:
+            values |= {"tokens_per_second": round(tokens / seconds, 1)}
+        self.log("unit", tokens=tokens, seconds=round(seconds, 3), **values)
 
     @contextmanager
     def timed(self, event: str, **values: Any) -> Iterator[None]:

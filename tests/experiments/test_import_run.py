@@ -155,6 +155,21 @@ def test_other_problems_are_noticed(published):
         import_run(published)
 
 
+def test_a_damaged_sweep_is_one_clear_line(published):
+    (published / "analysis" / "backtracking_events.csv").unlink()
+    sweep = published / "analysis" / "subset_sweep_results.csv"
+    for content, message in {
+        "subset_name,total\na,1\n": "has no columns .*'num_components'",
+        "subset_name,num_components,total,backtracking_count,correct_count\na,1,4,x,1\n": "a count or a scale",
+        "subset_name,num_components,total,backtracking_count,correct_count\na,1,4\n": "a count or a scale",
+    }.items():
+        sweep.write_text(content)
+        with pytest.raises(InputError, match=message):
+            import_run(published)
+    sweep.write_text("subset_name,num_components,total,backtracking_count,correct_count\na,1,4,2,1\n")
+    assert import_run(published).cells[0].backtracking.value == 0.5
+
+
 def test_a_second_import_is_refused_and_leaves_the_first(published):
     first = import_run(published)
     before = (first.folder.path / "manifest.json").read_bytes()
