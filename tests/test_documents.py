@@ -13,7 +13,7 @@ from backtracking.faces.commands import app
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md"])
+@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md", "AGENTS.md"])
 def test_documents_name_only_files_that_exist(document):
     named = re.findall(
         r"`?\b((?:backtracking|notebooks|tests|configs|figures|tools)/[\w./-]+)", (ROOT / document).read_text()

@@ -72,7 +72,7 @@ def _analyse(study: Study, completions: Completions, checks: tuple[Check, ...]) 
     folder.save_table("paired_differences", comparison.paired_to_pandas())
     folder.save_table("receipts", receipts)
     folder.write_manifest(status="finished", finished=now())
-    folder.log("finished", completions=len(completions))
+    study.log.end(completions=len(completions))
     manifest = folder.manifest()
     return Comparison(
         folder=folder,

@@ -16,6 +16,7 @@ from backtracking.core.interventions import Condition, parse_conditions
 from backtracking.core.onsets import Lexicon
 from backtracking.core.prompts import INSTRUCTION, VARIANTS, Prompting, Variant
 from backtracking.model.sampling.sampler import Engine
+from backtracking.workspace.log_sinks import SinkName
 
 
 class _Section(BaseModel):
@@ -29,6 +30,8 @@ class RunSection(_Section):
     seed: int = 0
     run_id: str | None = Field(default=None, pattern=r"^[\w][\w.-]*$")
     output_dir: str = "runs"
+    log_sinks: tuple[SinkName, ...] = ()
+    """Where the numbers of log.jsonl go besides: wandb, tensorboard (`pip install backtracking[log]`)."""
 
 
 class ModelSection(_Section):

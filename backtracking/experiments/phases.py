@@ -27,5 +27,5 @@ def run_phases(
     first = run_phase1(study)
     second = None if config.phase2 is None else run_phase2(study, notes=notes)
     study.folder.write_manifest(status="finished", finished=now())
-    study.folder.log("finished")
+    study.log.end()
     return first, second

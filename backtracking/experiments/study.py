@@ -5,6 +5,7 @@ to. A study that was killed continues with what is missing, and its tables follo
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -27,6 +28,8 @@ from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
 from backtracking.model.sampling.sampler import in_order, memory_for, sample_units
 from backtracking.model.self_check import Check, self_check
+from backtracking.workspace.experiment_log import ExperimentLog
+from backtracking.workspace.log_sinks import require_sinks
 from backtracking.workspace.paths import find_data_file
 
 Progress = Callable[[str, int, int], None]
@@ -74,6 +77,14 @@ class Study:
         )
         self.progress("loading the model", 1, 1)
         return model
+
+    @cached_property
+    def log(self) -> ExperimentLog:
+        """The run's log with the sinks of its config, opened when first written to."""
+        sinks, config = self.config.run.log_sinks, self.config.model_dump(mode="json")
+        return ExperimentLog(
+            self.folder.log, folder=self.folder.path, name=self.folder.run_id, sinks=sinks, config=config
+        )
 
     @cached_property
     def checks(self) -> tuple[Check, ...]:
@@ -134,12 +145,14 @@ class Study:
         done = len(rows) - sum(len(work[number]) for number in missing)
         self.progress(f"sampling {group}", done, len(rows))
         for number in missing:
+            start = time.monotonic()
             for _, part in sample_units(
                 self.model, [work[number]], self.settings, seats=seats, engine=generation.engine
             ):
                 part.save(self.folder.part(number, group))
                 done += len(part)
-                self.folder.log("unit", group=group, number=number, rows=len(part))
+                tokens, seconds = sum(len(row.ids) for row in part), time.monotonic() - start
+                self.log.unit(group=group, number=number, rows=len(part), tokens=tokens, seconds=seconds)
                 self.progress(f"sampling {group}", done, len(rows))
         return in_order(list(self.folder.completions(group)), rows)
 
@@ -175,9 +188,11 @@ def open_study(config: Config, *, progress: Progress | None = None, resume: bool
         InputError: Something in the config cannot be used.
         AlignmentError: The gold answers are not graded right against themselves.
     """
+    require_sinks(config.run.log_sinks)
     problems = problems_of(config)
     canary = gold_canary([problem.gold for problem in problems], seed=config.run.seed)
-    decisive = config.model_copy(update={"report": Config().report})
+    run = config.run.model_copy(update={"log_sinks": ()})
+    decisive = config.model_copy(update={"report": Config().report, "run": run})
     rows = json.dumps([[str(p.id), p.question, p.gold] for p in problems])
     config_hash = digest(decisive.to_yaml(), rows)
     folder = open_run(config.run.output_dir, name=config.run.name, config_hash=config_hash, run_id=config.run.run_id)

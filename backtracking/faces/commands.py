@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from backtracking.core.canary import AlignmentError
 from backtracking.core.errors import InputError, ReceiptError
-from backtracking.faces import figure_commands, organism_commands, phase_commands, view_command
+from backtracking.faces import fetch_commands, figure_commands, organism_commands, phase_commands, view_command
 from backtracking.faces.bars import Bars, err
 from backtracking.faces.options import AsJson, Config, Quiet
 from backtracking.faces.output import answer, out, print_json, records
@@ -47,6 +47,7 @@ app = typer.Typer(
 app.add_typer(organism_commands.app, name="organism")
 phase_commands.add_to(app)
 view_command.add_to(app)
+fetch_commands.add_to(app)
 app.command()(figure_commands.figures)
 
 
