@@ -25,11 +25,18 @@ def write_import_report(run: ImportedRun) -> tuple[Path, Path]:
     return write_pages(compose_import(run), figures, run.folder.path)
 
 
+METHODS = (
+    "Backtracking is what the study's files say of each completion: its text is not among them.",
+    "Accuracy is given twice: by the verdicts the study stored, and regraded, which reads the stored answer text "
+    "with this library's grader against the gold answer of the row's own problem.",
+    "Problems are the clusters: rates have 95 % intervals from resampling whole problems, and arms are compared "
+    "within problem where both hold the same samples.",
+)
+
+
 def compose_import(run: ImportedRun) -> Report:
     """What the report says, from the imported run alone."""
-    grids = [_provenance(run)]
-    if run.cells:
-        grids.insert(0, _cells(run))
+    grids = [_cells(run)] if run.cells else []
     if run.arms:
         grids = [_published(run), _verdicts(run), _pairs(run), *grids]
     return Report(
@@ -37,6 +44,8 @@ def compose_import(run: ImportedRun) -> Report:
         findings=_findings(run),
         warnings=run.missing,
         grids=tuple(grids),
+        methods=METHODS,
+        about=(_provenance(run),),
         examples=(),
     )
 
