@@ -5,6 +5,7 @@ to do), 130 interrupted.
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -58,18 +59,17 @@ def run(
     try:
         with Bars(quiet=quiet) as bars:
             if loaded.conditions:
-                result = run_comparison(loaded, progress=bars.update, resume=resume)
-                _, page = write_report(result)
-                comparison = result.comparison
+                result = run_comparison(loaded, progress=bars.update, resume=resume, report=write_report)
+                folder, comparison = result.folder, result.comparison
             else:
-                first, second = run_phases(loaded, progress=bars.update, resume=resume)
-                _, page = write_phase_report(first, second)
+                first, second = run_phases(loaded, progress=bars.update, resume=resume, report=write_phase_report)
+                folder = first.study.folder
                 comparison = first.comparison if second is None or second.subsets is None else second.subsets.comparison
     except KeyboardInterrupt:
         _stop("interrupted; what was finished is kept, and the same command continues", 130)
     if not quiet:
         _print_conditions(comparison.to_pandas())
-    out.print(f"report: {page}", soft_wrap=True, highlight=False)
+    out.print(f"report: {folder.path / 'report.html'}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -114,6 +114,8 @@ def smoke(
 
 def main() -> None:
     """Run the command line; bad input ends in one line and exit status 2."""
+    # a machine that is taken away says so by SIGTERM: end as after Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except InputError as error:
