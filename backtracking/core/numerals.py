@@ -114,7 +114,8 @@ def _value_at(text: str, match: re.Match[str], end: int) -> tuple[Fraction | Non
 
 def _tail(pattern: re.Pattern[str], text: str, start: int, end: int) -> re.Match[str] | None:
     """`pattern.match(text, start, end)`, without the search of all the rest of the text for a piece that the
-    pattern needs, which the engine would make first."""
+    pattern needs, which the engine would make first.
+    """
     near = min(end, start + _REACH)
     tail = pattern.match(text, start, near)
     return pattern.match(text, start, end) if tail is not None and tail.end() == near < end else tail

@@ -86,11 +86,11 @@ def take(folder: Path, *, now: str) -> RunLock:
     """
     lock = FileLock(folder / LOCK, timeout=0, is_singleton=True, thread_local=False)
     before = _holder(folder)
-    try:
-        with writing(folder / LOCK):
+    with writing(folder / LOCK):
+        try:
             authority = _acquire(lock) and not _is_shared(folder)
-    except Timeout as error:
-        raise _in_use(folder, before, "wait for it, or end it") from error
+        except Timeout as error:
+            raise _in_use(folder, before, "wait for it, or end it") from error
     mine = Holder(os.getpid(), socket.gethostname(), now)
     if before is not None and not authority and _may_live(folder, before):
         lock.release()
@@ -105,6 +105,8 @@ def _acquire(lock: FileLock) -> bool:
     """Whether the operating system gave the lock; False where the file system knows none."""
     try:
         lock.acquire()
+    except Timeout:
+        raise
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
