@@ -16,26 +16,28 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 
 from backtracking.core.completions import Completion
 from backtracking.core.problems import Problem
 
-BLOCK = 500
+BLOCK = 1000
 """Cases whose events become one table and one report."""
 GOLDS = ("42", "-7", "11/3", "0.5", "1,000", "\\sqrt{2}", "\\frac{1}{2}", "2x + 3", "10^{12}")
 _PIECES = (
-    "Wait, ", "wait", "Actually, ", "Hold on", "Hold\u00a0on", "mistake ", "I was wrong", "Let\u2019s check ", "no, wait! ",
+    "Wait, ", "wait", "Actually, ", "Hold on", "Hold\u00a0on", "mistake ", "I was wrong", "Let\u2019s check ", "no! ",
     "<think>", "</think>", "<think", "<answer>", "</answer>", "Final: ", "Final answer: ", "The final answer is ",
     "final\n", "#### ", "answer is ", "Therefore, ", "\\boxed{", "\\boxed{}", "}", "{", "\\fbox{", "\\frac{", "}{",
     "\\sqrt{", "\\left(", "\\right)", "^{", "_{", "$", "\\$", "$$", "\\[", "\\]", "\\(", "\\text{", "\\times 10^{",
     "inf", "nan", "-inf", "Infinity", "NaN", "\\infty", "1e999999", "1E-999999", "9^9^9^9", "10**100000", "0/0", "1/0",
     "5:30", "10-12", "1,234,567", "1,2,3,4", "½", "3 1/2", "٣٤", "４２", "−5", "= ", " is ", "+", "*", "100000!",
-    "\ud800", "\udfff", "\udc00\ud800", "\x00", "\x07", "\x1b[31m", "\x7f", "\x85", "\u2028", "\ufeff", "\u200b", "\u202e",
+    "\ud800", "\udfff", "\udc00\ud800", "\x00", "\x07", "\x1b[31m", "\x7f", "\x85", "\u2028", "\ufeff", "\u202e",
     "\u2066", "שלום", "مرحبا", "e\u0301", "a" + "\u0300" * 30, "👩\u200d👩\u200d👧", "\U000e0041", "İ", "ß", "ﬁ", "Σ",
-    "\n", "\r\n", "\t", "   ", "|", "<script>alert(1)</script>", "]]>", "&amp;", "{{ report }}", "{% raw %}", "`", "```",
+    "\n", "\r\n", "\t", "   ", "|", "<script>alert(1)</script>", "]]>", "&amp;", "{{ report }}", "{% raw %}", "```",
     "\"", "'", "“", "”", "«", "**", "__", "\\", "%", "=cmd|'/C calc'!A1", ",", ";", "# ", "---", "word ", "the cost is $",
 )  # fmt: skip
 
@@ -55,17 +57,17 @@ def text_of(seed: int, number: int) -> tuple[str, str]:
     """The text of a case and the kind of nastiness it has."""
     chance = random.Random(f"{seed}/{number}")
     kinds = ("mix", "mix", "mix", "mix", "numbers", "boxes", "fractions", "triggers", "unicode", "repeated", "final")
-    kind = "line" if number % 1000 == 999 else chance.choice(kinds)
+    kind = "line" if number % 2000 == 999 else chance.choice(kinds)
     return _MAKERS[kind](chance), kind
 
 
 def _mix(chance: random.Random) -> str:
-    pieces = [chance.choice((chance.choice(_PIECES), _number(chance))) for _ in range(chance.randint(0, 60))]
+    pieces = [chance.choice((chance.choice(_PIECES), _number(chance))) for _ in range(chance.randint(0, 30))]
     return "".join(pieces)
 
 
 def _number(chance: random.Random) -> str:
-    digits = chance.choice((1, 2, 3, 5, 20, 301, 1001, 5000))
+    digits = chance.choice((1, 2, 3, 5, 20) if chance.random() < 0.9 else (301, 1001, 5000))
     body = "".join(chance.choices("0123456789", k=digits))
     pattern = chance.choice(
         ("{}", "-{}", "{}.{}", "{}e{}", "{}^{}", "{}/{}", "\\frac{{{}}}{{{}}}", "{} \\times 10^{{{}}}")
@@ -75,11 +77,16 @@ def _number(chance: random.Random) -> str:
 
 def _numbers(chance: random.Random) -> str:
     glue = chance.choice((" ", ",", ".", "/", "^", "+", " = ", "\n", "x", "e", ":", "-", "\\,", ", $"))
-    return glue.join(_number(chance)[:12] for _ in range(chance.choice((10, 100, 3000))))
+    return glue.join(
+        _number(chance)[:12] for _ in range(chance.choice((10, 100) if chance.random() < 0.95 else (3000,)))
+    )
 
 
 def _boxes(chance: random.Random) -> str:
-    depth, opening = chance.choice((1, 5, 1000)), chance.choice(("\\boxed{", "{", "\\boxed{\\text{", "(", "\\boxed{ "))
+    depth, opening = (
+        chance.choice((1, 5, 20) if chance.random() < 0.95 else (1000,)),
+        chance.choice(("\\boxed{", "{", "\\boxed{\\text{", "(", "\\boxed{ ")),
+    )
     return _mix(chance) + opening * depth + _number(chance) + "}" * chance.choice((0, depth - 1, depth, depth + 1))
 
 
@@ -94,7 +101,7 @@ def _fractions(chance: random.Random) -> str:
 
 def _triggers(chance: random.Random) -> str:
     words = ("Wait", "wait, ", "Actually, ", "hold on ", "mistake ", "<think>", "</think>", '"Wait" ', "I was wrong. ")
-    return "".join(chance.choices(words, k=chance.choice((20, 200, 5000))))
+    return "".join(chance.choices(words, k=chance.choice((10, 30, 100) if chance.random() < 0.98 else (5000,))))
 
 
 def _unicode(chance: random.Random) -> str:
@@ -102,7 +109,7 @@ def _unicode(chance: random.Random) -> str:
 
 
 def _repeated(chance: random.Random) -> str:
-    return chance.choice(_PIECES) * chance.choice((10, 1000, 8000))
+    return chance.choice(_PIECES) * chance.choice((3, 30, 300) if chance.random() < 0.97 else (8000,))
 
 
 def _final(chance: random.Random) -> str:
@@ -168,7 +175,7 @@ def write(folder: Path, completions: Sequence[Completion], events: Sequence, ons
     run.save_table("conditions", compared)
     cells = tuple(tuple(str(cell) for cell in row) for row in frame.astype(object).values.tolist())
     grid = Grid("events", "", tuple(frame.columns), cells)
-    examples = tuple((str(completion.sample_id), completion.text[:20_000]) for completion in completions)
+    examples = tuple((str(completion.sample_id), completion.text[:2_000]) for completion in completions)
     write_pages(Report("fuzz", (), (), (grid,), examples), {}, folder)
 
 
@@ -197,8 +204,17 @@ def seeded(seed: int, cases: int, limit: float, first: int = 0) -> tuple[list[Ca
                 write(Path(folder), block, events, onsets)
             except Exception as error:  # noqa: BLE001
                 failed.append(f"tables of cases {start} on: {type(error).__name__}: {str(error)[:200]}")
-            print(f"{start + BLOCK - first} of {cases}, {len(failed)} failed", file=sys.stderr, flush=True)
+            print(f"cases {start} on: {len(failed)} failed", *failed, sep="\n", file=sys.stderr, flush=True)
     return took, failed
+
+
+def in_processes(seed: int, cases: int, limit: float, workers: int) -> tuple[list[Case], list[str]]:
+    """The same cases in whole blocks, spread over processes."""
+    starts = range(0, cases, BLOCK)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(seeded, seed, min(BLOCK, cases - start), limit, start) for start in starts]
+        found = [job.result() for job in jobs]
+    return [case for took, _ in found for case in took], [each for _, failed in found for each in failed]
 
 
 def guided(seconds: int, seed: int, limit: float) -> None:
@@ -252,6 +268,7 @@ def main() -> None:
     parser.add_argument("--case", type=int, help="one case alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=int, default=60, help="of the guided engine")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--limit", type=float, default=1.0, help="seconds of processor time for one completion")
     parser.add_argument("--out", type=Path, default=Path("data/reliability"))
     options = parser.parse_args()
@@ -261,7 +278,10 @@ def main() -> None:
     alone = options.case is not None
     first, cases = (options.case, 1) if alone else (0, options.cases)
     began = time.monotonic()
-    took, failed = seeded(options.seed, cases, options.limit, first)
+    if alone:
+        took, failed = seeded(options.seed, 1, options.limit, first)
+    else:
+        took, failed = in_processes(options.seed, cases, options.limit, options.workers)
     slowest = sorted(took, key=lambda case: -case.seconds)[:10]
     content = {
         "seed": options.seed,
