@@ -57,10 +57,10 @@ def test_a_file_says_where_it_comes_from(tmp_path):
 
 def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(UnwritableFileError, match=r"cannot write .*a.txt: No space left on device; make room"):
-        with replacing(tmp_path / "a.txt") as temporary:
-            temporary.write_text("half")
-            raise OSError(28, os.strerror(28))
+    refused = pytest.raises(UnwritableFileError, match=r"cannot write .*a.txt: No space left on device; make room")
+    with refused, replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise OSError(28, os.strerror(28))
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
