@@ -4,6 +4,7 @@ Exit status: 0 done, 1 a check failed, 2 something given cannot be used (one lin
 to do), 130 interrupted.
 """
 
+import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -81,14 +82,13 @@ def run(
     loaded = load_config(config)
     with Bars(quiet=quiet) as bars:
         if loaded.conditions:
-            result = run_comparison(loaded, progress=bars.update, resume=resume)
-            _, page = write_report(result)
+            result = run_comparison(loaded, progress=bars.update, resume=resume, report=write_report)
             folder, comparison = result.folder, result.comparison
         else:
-            first, second = run_phases(loaded, progress=bars.update, resume=resume)
-            _, page = write_phase_report(first, second)
+            first, second = run_phases(loaded, progress=bars.update, resume=resume, report=write_phase_report)
             folder = first.study.folder
             comparison = first.comparison if second is None or second.subsets is None else second.subsets.comparison
+    page = folder.path / "report.html"
     if not quiet and not as_json:
         print_conditions(comparison.to_pandas(), out)
     document = {
@@ -150,6 +150,8 @@ def smoke(
 
 def main() -> None:
     """Run the command line; bad input ends in one line and exit status 2."""
+    # a machine that is taken away says so by SIGTERM: end as after Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(prog_name="backtracking")
     except InputError as error:
