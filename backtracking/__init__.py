@@ -13,9 +13,9 @@ print(bt.compare_conditions(events).to_pandas())
 """
 
 from backtracking.core.answer_flow import answer_flow
-from backtracking.core.canary import AlignmentError, Canary, gold_canary
+from backtracking.core.canary import Canary, gold_canary
 from backtracking.core.completions import Completion, Completions
-from backtracking.core.errors import InputError, MissingFileError, ReceiptError, UnknownSiteError
+from backtracking.core.errors import AlignmentError, InputError, MissingFileError, ReceiptError, UnknownSiteError
 from backtracking.core.events import Event, OnsetRow, detect_events, onsets_of
 from backtracking.core.grading import Answer, Verdict, grade, read_answer
 from backtracking.core.interventions import (

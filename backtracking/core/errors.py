@@ -25,5 +25,9 @@ class MissingFileError(InputError, FileNotFoundError):
         return str(self.args[0])
 
 
+class AlignmentError(ValueError):
+    """Grading fails on the gold answers themselves."""
+
+
 class ReceiptError(RuntimeError):
     """An intervention touched other positions than the tokens that were sampled say it should."""

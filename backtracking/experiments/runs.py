@@ -20,9 +20,11 @@ from typing import Any
 
 import pandas as pd
 
-from backtracking.core.atomic import replacing, write_text
+from backtracking.core.atomic import replacing
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError, MissingFileError
+from backtracking.workspace.guarded import hide_in_frame, write_text
+from backtracking.workspace.secrets import redact
 
 CURRENT = ".current_run_id"
 PACKAGES = ("backtracking", "torch", "transformers", "transformer-lens", "numpy", "math-verify")
@@ -64,7 +66,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": now(), "event": event} | values, default=str)
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(redact(line) + "\n")
 
     def part(self, number: int, group: str) -> Path:
         """Path of the completions of one unit of work of a group of arms."""
@@ -89,6 +91,7 @@ class RunFolder:
 
     def save_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as `tables/<name>.csv`; a missing value is an empty cell."""
+        frame = hide_in_frame(frame, name=f"{name}.csv")
         with replacing(self.path / "tables" / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n", errors="backslashreplace")
 
@@ -96,6 +99,7 @@ class RunFolder:
         """Write `<name>.parquet`; ids are written as text, so that a column has one type."""
         if "example_id" in frame:
             frame = frame.assign(example_id=frame["example_id"].astype(str))
+        frame = hide_in_frame(frame, name=f"{name}.parquet")
         with replacing(self.path / f"{name}.parquet") as temporary:
             frame.to_parquet(temporary, index=False)
 

@@ -28,6 +28,7 @@ from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, u
 from backtracking.model.sampling.sampler import in_order, memory_for, sample_units
 from backtracking.model.self_check import Check, self_check
 from backtracking.workspace.paths import find_data_file
+from backtracking.workspace.secrets import refuse_secrets
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -185,6 +186,8 @@ def open_study(config: Config, *, progress: Progress | None = None, resume: bool
     if new and resume:
         raise InputError("there is no unfinished run of this config to resume; run without --resume")
     if new:
+        refuse_secrets(config.to_yaml(), where="the config", remedy="put it into .env, which stays on this machine")
+        refuse_secrets("".join(map(_line, problems)), where="the problem set", remedy="remove that problem")
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

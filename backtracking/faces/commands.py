@@ -4,7 +4,6 @@ Exit status: 0 done, 1 a check failed, 2 something given cannot be used (one lin
 to do), 130 interrupted.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -13,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backtracking.core.canary import AlignmentError
-from backtracking.core.errors import InputError, ReceiptError
-from backtracking.faces import organism_commands, phase_commands
+from backtracking.core.errors import AlignmentError, InputError, ReceiptError
+from backtracking.faces import organism_commands, phase_commands, workspace_commands
 from backtracking.faces.bars import Bars, err
+from backtracking.workspace.environment import prepare_environment
+from backtracking.workspace.secrets import redact
 
 app = typer.Typer(
     add_completion=True,
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(organism_commands.app, name="organism")
 phase_commands.add_to(app)
+workspace_commands.add_to(app)
 out = Console()
 
 
@@ -73,25 +74,6 @@ def run(
 
 
 @app.command()
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-) -> None:
-    """Look over this machine: each line a verdict and, where something is amiss, a remedy."""
-    from backtracking.workspace.doctor import examine
-
-    findings = examine()
-    if as_json:
-        sys.stdout.write(json.dumps([finding.as_dict() for finding in findings], indent=2) + "\n")
-    else:
-        for finding in findings:
-            mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}[finding.verdict]
-            remedy = f" -> {finding.remedy}" if finding.remedy else ""
-            out.print(f"{mark} {finding.what}: {finding.value}{remedy}", soft_wrap=True, highlight=False)
-    if any(finding.verdict == "bad" for finding in findings):
-        raise typer.Exit(1)
-
-
-@app.command()
 def smoke(
     model: Annotated[str, typer.Option(help="Model to try: organism, smollm2, a folder, a Hub id.")] = "organism",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
@@ -114,6 +96,7 @@ def smoke(
 
 def main() -> None:
     """Run the command line; bad input ends in one line and exit status 2."""
+    prepare_environment()
     try:
         app()
     except InputError as error:
@@ -123,7 +106,7 @@ def main() -> None:
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    err.print(f"backtracking: {' '.join(message.split())}", markup=False, soft_wrap=True)
+    err.print(f"backtracking: {redact(' '.join(message.split()))}", markup=False, soft_wrap=True)
     sys.exit(status)
 
 

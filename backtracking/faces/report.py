@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, select_autoescape
 from plotly.offline import get_plotlyjs
 
-from backtracking.core.atomic import write_text
 from backtracking.experiments.comparison import Comparison
 from backtracking.faces.figures import rates_by_condition
 from backtracking.faces.report_content import Report, compose
+from backtracking.workspace.guarded import write_text
 
 
 def write_report(result: Comparison) -> tuple[Path, Path]:

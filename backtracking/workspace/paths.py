@@ -1,9 +1,11 @@
-"""Where data files are looked for."""
+"""Where the project and its data files are looked for."""
 
 from pathlib import Path
 
 DATA_FOLDERS = (Path("data/processed"), Path("data"), Path("../shared/data"))
 """Folders, relative to the working directory, in which a data file given by name is looked for."""
+MARKS = (".env", "pyproject.toml", ".git")
+"""A folder that holds one of these is a project's."""
 
 
 def find_data_file(path: str | Path) -> Path | None:
@@ -11,3 +13,9 @@ def find_data_file(path: str | Path) -> Path | None:
     given = Path(path).expanduser()
     candidates = [given, *(folder / given.name for folder in DATA_FOLDERS)]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def project_root(start: Path | None = None) -> Path | None:
+    """The nearest folder upward that holds `.env`, `pyproject.toml` or `.git`; None if there is none."""
+    here = (start or Path.cwd()).absolute()
+    return next((folder for folder in (here, *here.parents) if any((folder / mark).exists() for mark in MARKS)), None)
