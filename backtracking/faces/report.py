@@ -5,6 +5,7 @@ and provenance, and every warning.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -15,6 +16,7 @@ from backtracking.experiments.comparison import Comparison
 from backtracking.faces.figures import rates_by_condition
 from backtracking.faces.report_content import Report, compose
 from backtracking.workspace.guarded import write_text
+from backtracking.workspace.secrets import find_secrets
 
 
 def write_report(result: Comparison) -> tuple[Path, Path]:
@@ -38,6 +40,7 @@ def write_pages(report: Report, figures: Mapping[str, go.Figure], folder: Path) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    report = _warned(report)
     markdown = environment.get_template("report.md.jinja").render(report=report, cell=_cell, figures=list(figures))
     page = environment.get_template("report.html.jinja").render(
         report=report, plotly=get_plotlyjs(), figures=[_embedded(figure) for figure in figures.values()]
@@ -45,6 +48,16 @@ def write_pages(report: Report, figures: Mapping[str, go.Figure], folder: Path) 
     write_text(folder / "report.md", markdown)
     write_text(folder / "report.html", page)
     return folder / "report.md", folder / "report.html"
+
+
+def _warned(report: Report) -> Report:
+    """The report with a warning where its text holds what looks like a secret; the files show it hidden."""
+    texts = (*(text for grid in report.grids for row in grid.rows for text in row), *report.findings)
+    count = len(find_secrets("\n".join((*texts, *(text for example in report.examples for text in example)))))
+    if not count:
+        return report
+    said = f"{count} passages have the shape of a secret and are hidden here; the saved completions hold them."
+    return replace(report, warnings=(*report.warnings, said))
 
 
 def _cell(text: str) -> str:

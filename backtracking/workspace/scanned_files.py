@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,7 +80,7 @@ def _files(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot look for secrets in {path}: there is no such file")
 
 
-def _scan(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan(stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     yield from _found_in(name, [Path(name.rpartition("!")[2]).name], known, by_row=False)
     head = stream.read(512)
     stream.seek(0)
@@ -117,8 +117,17 @@ def _encoding(head: bytes) -> str:
     return "latin-1" if b"\0" in head else "utf-8"
 
 
-def _scan_text(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], encoding: str) -> Iterator[FileFinding]:
+def _scan_text(
+    stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], encoding: str
+) -> Iterator[FileFinding]:
     text = io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline="")
+    try:
+        yield from _pieces(text, name, known)
+    finally:
+        text.detach()  # or it would close the stream under its reader
+
+
+def _pieces(text: io.TextIOWrapper, name: str, known: tuple[KnownValue, ...]) -> Iterator[FileFinding]:
     held, line, column, seen = "", 0, 0, set[tuple[int, int]]()
     while piece := text.read(PIECE):
         held += piece
@@ -131,20 +140,23 @@ def _scan_text(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], enco
         gone, held = held[:-OVERLAP], held[-OVERLAP:]
         line += gone.count("\n")
         column = len(gone) - gone.rfind("\n") - 1 if "\n" in gone else column + len(gone)
-    text.detach()
 
 
-def _scan_gzip(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
-    with gzip.GzipFile(fileobj=stream) as inner:
-        yield from _scan(inner, f"{name}!{Path(name).stem}", known, depth)  # type: ignore[arg-type]
+def _scan_gzip(
+    stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int
+) -> Iterator[FileFinding]:
+    with gzip.GzipFile(fileobj=stream, mode="rb") as inner:
+        yield from _scan(inner, f"{name}!{Path(name).stem}", known, depth)
 
 
-def _scan_zstd(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan_zstd(
+    stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int
+) -> Iterator[FileFinding]:
     with pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd") as inner:
         yield from _scan(io.BytesIO(inner.read()), f"{name}!{Path(name).stem}", known, depth)
 
 
-def _scan_zip(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan_zip(stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with zipfile.ZipFile(stream) as archive:
         yield from _found_in(f"{name} (comment)", [archive.comment.decode("utf-8", "replace")], known, by_row=False)
         for member in archive.infolist():
@@ -155,7 +167,7 @@ def _scan_zip(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth
                     yield from _scan(inner, f"{name}!{member.filename}", known, depth)
 
 
-def _scan_tar(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan_tar(stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for member in archive:
             inner = archive.extractfile(member) if member.isfile() else None
@@ -163,7 +175,9 @@ def _scan_tar(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth
                 yield from _scan(inner, f"{name}!{member.name}", known, depth)
 
 
-def _scan_parquet(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], _depth: int) -> Iterator[FileFinding]:
+def _scan_parquet(
+    stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], _depth: int
+) -> Iterator[FileFinding]:
     file = pq.ParquetFile(stream)
     for key, value in (file.schema_arrow.metadata or {}).items():
         text = f"{key.decode('utf-8', 'replace')} = {value.decode('utf-8', 'replace')}"

@@ -14,7 +14,7 @@ BEFORE = 160
 LONGEST = 80
 """Characters after that stretch in which a value that begins there ends."""
 
-_NOT_IN_BLOB = r"(?<![A-Za-z0-9_-]{40})"
+_BLOB = re.compile(r"[A-Za-z0-9_-]{40}\Z")
 _DIGEST = re.compile(r"(?:commit|sha\d*|rev|revision|hash|tree|blob|parent|digest|checksum|etag|@)\W{0,12}$", re.I)
 
 
@@ -31,6 +31,8 @@ class Shape:
     """Must be found in the text before the value, which then may begin anywhere after a needle."""
     mixed: bool = False
     """Whether the value must mix upper case, lower case and digits."""
+    apart: bool = False
+    """Whether it does not count in the midst of data in base 64, where any letters occur."""
 
     def spans(self, text: str, small: str) -> Iterator[tuple[int, int]]:
         """Where such secrets stand in the text: first character, and the one after the last.
@@ -43,6 +45,8 @@ class Shape:
         for match in matches:
             start, end = match.span("value") if "value" in self.pattern.groupindex else match.span()
             if self.named is not None and not self._is_named(text, start):
+                continue
+            if self.apart and _in_blob(text, start):
                 continue
             if self.mixed and not _is_mixed(text[start:end]):
                 continue
@@ -79,6 +83,11 @@ def _places(text: str, needles: tuple[str, ...]) -> Iterator[int]:
             start = text.find(needle, start + 1)
 
 
+def _in_blob(text: str, start: int) -> bool:
+    before = text[max(0, start - 40) : start]
+    return _BLOB.match(before) is not None and _is_mixed(before)
+
+
 def _is_mixed(value: str) -> bool:
     return any(c.isupper() for c in value) and any(c.islower() for c in value) and any(c.isdigit() for c in value)
 
@@ -86,11 +95,12 @@ def _is_mixed(value: str) -> bool:
 _SECRET_KEY = re.compile(r"aws|secret[ _-]?(?:access)?[ _-]?key|\b(?:AKIA|ASIA)[A-Z0-9]", re.I)
 
 SHAPES = (
-    Shape("hf token", ("hf_", "api_org_"), re.compile(_NOT_IN_BLOB + r"(?:hf|api_org)_[A-Za-z0-9]{30,}")),
+    Shape("hf token", ("hf_", "api_org_"), re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{30,}"), apart=True),
     Shape(
         "github token",
         ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
-        re.compile(_NOT_IN_BLOB + r"(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{40,})"),
+        re.compile(r"(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{40,})"),
+        apart=True,
     ),
     Shape("wandb key", ("wandb_v",), re.compile(r"wandb_v\d{1,2}_[A-Za-z0-9_]{40,}")),
     Shape(
