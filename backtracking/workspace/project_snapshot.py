@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backtracking.core.errors import InputError
 from backtracking.workspace.git import GitError, Repository, repository
-from backtracking.workspace.snapshot import Snapshot, snapshot_files
+from backtracking.workspace.snapshot import PASSING, Snapshot, snapshot_files
 
 RESULTS = ("manifest.json", "config.yaml", "report.md", "log.jsonl")
 
@@ -49,7 +49,11 @@ def snapshot_project(out: str | Path, *, runs: str | Path = "runs", checkout: Pa
 
 def _results(run: Path) -> list[Path]:
     tables = sorted((run / "tables").glob("*"))
-    return [path for path in (*(run / name for name in RESULTS), *tables) if path.is_file()]
+    return [
+        path
+        for path in (*(run / name for name in RESULTS), *tables)
+        if path.is_file() and not path.name.endswith(PASSING)
+    ]
 
 
 def _state(repo: Repository) -> dict[str, object]:

@@ -6,7 +6,7 @@ from backtracking.workspace.git import Access, GitError, Repository
 PREFIX = "backups/"
 """Begins the name of every branch that holds a backup."""
 _PASSING = (
-    "could not resolve host", "timed out", "timeout", "connection", "early eof", "rpc failed", "hung up",
+    "could not resolve host", "timed out", "timeout", "connect", "early eof", "rpc failed", "hung up",
     "temporarily", "429", "500", "502", "503", "504", "network", "cannot lock ref", "fetch first", "non-fast-forward",
 )  # fmt: skip
 

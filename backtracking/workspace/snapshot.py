@@ -129,6 +129,8 @@ def read_snapshot(folder: str | Path) -> Snapshot:
     if text.get("format") != FORMAT:
         raise InputError(f"{here} is a snapshot of format {text.get('format')}; this version reads {FORMAT}")
     for item in items:
+        if not (here / item.path).resolve().is_relative_to(here.resolve()):
+            raise InputError(f"{here / DESCRIPTION} lists {item.path!r}, which is no path inside it; do not use it")
         _require_same(here / item.path, item)
     present = {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
     added = sorted(present - {item.path for item in items} - {DESCRIPTION, SUMS})

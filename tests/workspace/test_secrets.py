@@ -101,7 +101,7 @@ def _ordinary() -> list[str]:
             base64.b64encode(chance.randbytes(300)).decode(),
             f"{chance.random():.17g},{chance.getrandbits(200)},{chance.gauss(0, 1e9)}",
             f"https://example.com/a/b?c={number}#d and git@example.com:a/b.git and ssh://git@example.com/a",
-            f"Wait, {number} times {number + 1} is {number * (number + 1)}. Hold on, let me check: \\frac{{1}}{{{number}}}",
+            f"Wait, {number} times 2 is {number * 2}. Hold on, let me check: \\frac{{1}}{{{number}}}",
         ]
     return lines
 
