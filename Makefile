@@ -12,7 +12,11 @@ help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## create .venv with everything the lock names
-bootstrap: setup
+
+bootstrap: setup  ## setup, caches inside the project, and a .env to fill in
+	@mkdir -p .cache/huggingface .cache/torch .cache/wandb .cache/matplotlib
+	@test -e .env || (umask 077 && cp .env.example .env && echo "bootstrap: .env is there; put your tokens into it")
+	@chmod 600 .env
 
 $(READY): pyproject.toml requirements.lock tools/install.sh
 	PYTHON=$(PYTHON) TORCH=$(TORCH) TORCH_INDEX=$(TORCH_INDEX) sh tools/install.sh

@@ -12,22 +12,31 @@ print(bt.compare_conditions(events).to_pandas())
 ```
 """
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:  # editors and type checkers see the names; at run time torch is loaded when one is used
-    from backtracking.public import *  # noqa: F403
+_STUB = Path(__file__).with_suffix(".pyi")
+"""Lists every public name: editors and type checkers read it, and so does this module."""
+_HOMES = {
+    alias.name: node.module
+    for node in ast.parse(_STUB.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ImportFrom) and node.module is not None
+    for alias in node.names
+}
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name, importing the library at the first of them: the command line's help needs none."""
-    if name == "__all__" or not name.startswith("_"):
-        public = import_module("backtracking.public")
-        if name == "__all__" or name in public.__all__:
-            return globals().setdefault(name, getattr(public, name))
-    raise AttributeError(f"module 'backtracking' has no attribute {name!r}")
+    """A public name, loaded when it is first used: `backtracking doctor` must work where torch does not."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    """Return the public names."""
-    return sorted({*globals(), *import_module("backtracking.public").__all__})
+    """Every public name."""
+    return [*globals(), *__all__]

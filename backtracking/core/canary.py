@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from backtracking.core.errors import AlignmentError
 from backtracking.core.grading import Gold, grade, read_gold
 
 TOLERANCE = 0.02
 """How far the share of right answers on shuffled golds may lie above `Canary.chance`."""
-
-
-class AlignmentError(ValueError):
-    """Grading fails on the gold answers themselves."""
 
 
 @dataclass(frozen=True)

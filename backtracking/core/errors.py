@@ -42,5 +42,9 @@ class DamagedFileError(InputError):
         self.reason = reason
 
 
+class AlignmentError(ValueError):
+    """Grading fails on the gold answers themselves."""
+
+
 class ReceiptError(RuntimeError):
     """An intervention touched other positions than the tokens that were sampled say it should."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from backtracking.core.atomic import replacing, write_text
+from backtracking.core.atomic import replacing
 from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.events import Event, table
 from backtracking.core.grading import grade
@@ -32,6 +32,7 @@ from backtracking.experiments.problem_sets import load_problems
 from backtracking.experiments.published import read_published_events, read_published_sweep
 from backtracking.experiments.runs import RunFolder, commit, digest, now, versions
 from backtracking.measures.arms import frame
+from backtracking.workspace.guarded import write_text
 from backtracking.workspace.paths import find_data_file
 
 SWEEPS = ("subset", "scale")

@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backtracking.core.atomic import write_text
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event, OnsetRow, table
@@ -24,6 +23,7 @@ from backtracking.measures.logit_lens import LogitLens, logit_lens
 from backtracking.measures.random_draws import TargetedAgainstRandom, targeted_against_random
 from backtracking.measures.variants import VariantComparison, compare_variants
 from backtracking.model.tokens import tokens_that_begin
+from backtracking.workspace.guarded import write_text
 
 TARGETED, RANDOM, BANNED = "targeted_ablation", "random_ablation", "ban"
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backtracking.core.atomic import write_text
 from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import InputError
 from backtracking.core.grading import grade
@@ -37,6 +36,7 @@ from backtracking.measures.forks import Fork, ForkStudy, compare_forks
 from backtracking.measures.tradeoff import Tradeoff, tradeoff
 from backtracking.model.sampling.plan import Row
 from backtracking.model.tokens import tokens_that_begin
+from backtracking.workspace.guarded import write_text
 
 DIRECTION, ALL = "random_direction", "all_selected"
 RESAMPLE = "resample"

@@ -31,6 +31,8 @@ from backtracking.core.errors import InputError, MissingFileError
 from backtracking.experiments import locks
 from backtracking.experiments.manifests import NAME as MANIFEST
 from backtracking.experiments.manifests import digest, read_manifest, remains, write_manifest
+from backtracking.workspace.guarded import hide_in_frame, hide_in_values
+from backtracking.workspace.secrets import redact
 
 __all__ = ["RunFolder", "commit", "current_run", "digest", "make_current", "new_run", "now", "open_run", "versions"]
 
@@ -60,7 +62,7 @@ class RunFolder:
     def write_manifest(self, **values: Any) -> None:
         """Write the manifest anew with these values added to what it held."""
         held = self.manifest() if (self.path / MANIFEST).is_file() else {}
-        write_manifest(self.path, held | values)
+        write_manifest(self.path, hide_in_values(held | values))
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to the run's log; a line that a killed process left torn stays a line of its own."""
@@ -70,7 +72,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             with file.open("a+b") as opened:
                 torn = opened.tell() > 0 and _last_byte(opened) != b"\n"
-                opened.write((b"\n" if torn else b"") + line.encode() + b"\n")
+                opened.write((b"\n" if torn else b"") + redact(line).encode() + b"\n")
 
     def tell(self, event: str, **values: Any) -> None:
         """Log something the user should know, and say it."""
@@ -119,6 +121,7 @@ class RunFolder:
 
     def save_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as `tables/<name>.csv`; a missing value is an empty cell."""
+        frame = hide_in_frame(frame, name=f"{name}.csv")
         with replacing(self.path / "tables" / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n", errors="backslashreplace")
 
@@ -129,6 +132,7 @@ class RunFolder:
         """
         if "example_id" in frame:
             frame = frame.assign(example_id=frame["example_id"].astype(str))
+        frame = hide_in_frame(frame, name=f"{name}.parquet")
         frame = frame.assign(**{name: frame[name].map(_in_utf8) for name in frame.select_dtypes(object)})
         with replacing(self.path / f"{name}.parquet") as temporary:
             frame.to_parquet(temporary, index=False)

@@ -42,6 +42,7 @@ from backtracking.model.self_check import Check, self_check
 from backtracking.workspace.experiment_log import ExperimentLog
 from backtracking.workspace.log_sinks import require_sinks
 from backtracking.workspace.paths import find_data_file
+from backtracking.workspace.secrets import refuse_secrets
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -215,6 +216,8 @@ def open_study(config: Config, *, progress: Progress | None = None, resume: bool
         raise InputError("there is no unfinished run of this config to resume; run without --resume")
     new = folder is None
     if folder is None:
+        refuse_secrets(config.to_yaml(), where="the config", remedy="put it into .env, which stays on this machine")
+        refuse_secrets("".join(map(problem_line, problems)), where="the problem set", remedy="remove that problem")
         folder = new_run(
             runs,
             name=config.run.name,

@@ -11,12 +11,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from backtracking.core.canary import AlignmentError
-from backtracking.core.errors import InputError, ReceiptError
-from backtracking.faces import fetch_commands, figure_commands, organism_commands, phase_commands, view_command
+from backtracking.core.errors import AlignmentError, InputError, ReceiptError
+from backtracking.faces import (
+    fetch_commands,
+    figure_commands,
+    organism_commands,
+    phase_commands,
+    view_command,
+    workspace_commands,
+)
 from backtracking.faces.bars import Bars, err
 from backtracking.faces.options import AsJson, Config, Quiet
-from backtracking.faces.output import answer, out, print_json, records
+from backtracking.faces.output import answer, out, records
+from backtracking.workspace.environment import prepare_environment
+from backtracking.workspace.secrets import redact
 
 INTERRUPTED = 130
 HELP = """Find, measure and switch off backtracking in reasoning models.
@@ -49,6 +57,7 @@ app.add_typer(organism_commands.app, name="organism")
 phase_commands.add_to(app)
 view_command.add_to(app)
 fetch_commands.add_to(app)
+workspace_commands.add_to(app)
 app.command()(figure_commands.figures)
 
 
@@ -102,28 +111,6 @@ def run(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Look over this machine: each line a verdict and, where something is amiss, a remedy.
-
-    Exit status 1 if something is bad.
-
-    Example: backtracking doctor
-    """
-    from backtracking.workspace.doctor import examine
-
-    findings = examine()
-    if as_json:
-        print_json([finding.as_dict() for finding in findings])
-    else:
-        for finding in findings:
-            mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}[finding.verdict]
-            remedy = f" -> {finding.remedy}" if finding.remedy else ""
-            out.print(f"{mark} {finding.what}: {finding.value}{remedy}", soft_wrap=True, highlight=False)
-    if any(finding.verdict == "bad" for finding in findings):
-        raise typer.Exit(1)
-
-
-@app.command()
 def smoke(
     model: Annotated[str, typer.Option(help="Model to try: organism, smollm2, a folder, a Hub id.")] = "organism",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
@@ -152,6 +139,7 @@ def main() -> None:
     """Run the command line; bad input ends in one line and exit status 2."""
     # a machine that is taken away says so by SIGTERM: end as after Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prepare_environment()
     try:
         app(prog_name="backtracking")
     except InputError as error:
@@ -162,5 +150,5 @@ def main() -> None:
 
 def stop(message: str, status: int) -> NoReturn:
     """End with one line on standard error and that exit status."""
-    err.print(f"backtracking: {' '.join(message.split())}", markup=False, soft_wrap=True)
+    err.print(f"backtracking: {redact(' '.join(message.split()))}", markup=False, soft_wrap=True)
     sys.exit(status)

@@ -6,7 +6,7 @@ the results rest on. The page follows the reader's light or dark mode, and so do
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, select_autoescape
 from plotly.offline import get_plotlyjs
 
-from backtracking.core.atomic import write_text
 from backtracking.core.events import Event, table
 from backtracking.experiments.comparison import Comparison
 from backtracking.faces.figures import (
@@ -26,6 +25,8 @@ from backtracking.faces.figures import (
 )
 from backtracking.faces.report_content import Report, compose
 from backtracking.measures.onset_positions import onset_positions
+from backtracking.workspace.guarded import write_text
+from backtracking.workspace.secrets import find_secrets
 
 Figures = Callable[[Theme], Mapping[str, go.Figure]]
 """The figures of a report by name, for a theme."""
@@ -95,6 +96,7 @@ def write_pages(report: Report, figures: Figures, folder: Path, *, images: bool 
         lstrip_blocks=True,
     )
     environment.filters["cell"], environment.filters["anchor"] = _cell, _anchor
+    report = _warned(report)
     markdown = environment.get_template("report.md.jinja").render(report=report, figures=embedded)
     page = environment.get_template("report.html.jinja").render(
         report=report, plotly=get_plotlyjs(), figures=embedded, long=LONG
@@ -102,6 +104,16 @@ def write_pages(report: Report, figures: Figures, folder: Path, *, images: bool 
     write_text(folder / "report.md", markdown)
     write_text(folder / "report.html", page)
     return folder / "report.md", folder / "report.html"
+
+
+def _warned(report: Report) -> Report:
+    """The report with a warning where its text holds what looks like a secret; the files show it hidden."""
+    texts = (*(text for grid in (*report.grids, *report.about) for row in grid.rows for text in row), *report.findings)
+    count = len(find_secrets("\n".join((*texts, *(text for example in report.examples for text in example)))))
+    if not count:
+        return report
+    said = f"{count} passages have the shape of a secret and are hidden here; the saved completions hold them."
+    return replace(report, warnings=(*report.warnings, said))
 
 
 def _cell(text: str) -> str:

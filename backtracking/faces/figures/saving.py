@@ -12,8 +12,8 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from backtracking.core.atomic import write_text
 from backtracking.faces.figures.style import shown_width
+from backtracking.workspace.guarded import write_text
 
 Format = Literal["html", "json", "svg", "png"]
 FORMATS: tuple[Format, ...] = ("html", "json", "svg", "png")

@@ -1,9 +1,9 @@
-"""Every public name of the library in one list; `backtracking.<name>` is one of these, imported when asked for."""
+"""Public names and where they live; `__init__.py` loads each when it is first used."""
 
 from backtracking.core.answer_flow import answer_flow
-from backtracking.core.canary import AlignmentError, Canary, gold_canary
+from backtracking.core.canary import Canary, gold_canary
 from backtracking.core.completions import Completion, Completions
-from backtracking.core.errors import InputError, MissingFileError, ReceiptError, UnknownSiteError
+from backtracking.core.errors import AlignmentError, InputError, MissingFileError, ReceiptError, UnknownSiteError
 from backtracking.core.events import Event, OnsetRow, detect_events, onsets_of
 from backtracking.core.grading import Answer, Verdict, grade, read_answer
 from backtracking.core.interventions import (
@@ -30,12 +30,16 @@ from backtracking.core.statistics import Estimate, clustered_rate, non_inferiori
 from backtracking.core.vectors import FixedVector, RandomVector
 from backtracking.experiments.comparison import Comparison, run_comparison
 from backtracking.experiments.config import Config, load_config
+from backtracking.experiments.hub_problems import FetchedDataset, fetch_dataset
+from backtracking.experiments.import_run import ImportedRun, import_run
+from backtracking.experiments.new_experiment import NewExperiment, new_experiment
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.problem_sets import load_problems
 from backtracking.experiments.published import PublishedStudy, find_published_study
 from backtracking.experiments.replication import Replication, replicate_published
 from backtracking.experiments.starting_points import StartingPoint, starting_point
 from backtracking.experiments.study import Study, open_study
+from backtracking.faces.notebook import show_tokens
 from backtracking.measures.ablation_scan import ablation_scan
 from backtracking.measures.baseline_metrics import baseline_metrics
 from backtracking.measures.behaviour import word_or_behaviour
@@ -44,22 +48,32 @@ from backtracking.measures.decision_ablation import decision_ablation
 from backtracking.measures.decision_points import decision_points
 from backtracking.measures.forks import compare_forks
 from backtracking.measures.logit_lens import logit_lens
+from backtracking.measures.onset_positions import onset_positions
 from backtracking.measures.random_draws import targeted_against_random
+from backtracking.measures.traces import Trace, measure_traces
 from backtracking.measures.tradeoff import tradeoff
+from backtracking.measures.trigger_probability import trigger_probability
 from backtracking.measures.variants import compare_variants
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
 from backtracking.model.self_check import Check, self_check
 from backtracking.model.tokens import tokens_that_begin
+from backtracking.workspace.backup import backup
+from backtracking.workspace.doctor import examine
+from backtracking.workspace.environment import prepare_environment
+from backtracking.workspace.hub import HubSnapshot, fetch_model
+from backtracking.workspace.restoration import restore
+from backtracking.workspace.scanned_files import scan_files
+from backtracking.workspace.secrets import SecretError, find_secrets, redact
+from backtracking.workspace.snapshot import read_snapshot, snapshot_run
 
 __all__ = [
-    "BASELINE",
-    "VARIANTS",
     "Add",
     "AlignmentError",
     "Answer",
     "At",
+    "BASELINE",
     "Ban",
     "Canary",
     "Check",
@@ -71,11 +85,15 @@ __all__ = [
     "Config",
     "Estimate",
     "Event",
+    "FetchedDataset",
     "FixedVector",
     "HookedReasoner",
+    "HubSnapshot",
+    "ImportedRun",
     "InputError",
     "Lexicon",
     "MissingFileError",
+    "NewExperiment",
     "Onset",
     "OnsetRow",
     "PairedDesign",
@@ -89,15 +107,19 @@ __all__ = [
     "Replace",
     "Replication",
     "Scale",
+    "SecretError",
     "Site",
     "StartingPoint",
     "Study",
+    "Trace",
     "UnknownSiteError",
+    "VARIANTS",
     "Variant",
     "Verdict",
     "Window",
     "ablation_scan",
     "answer_flow",
+    "backup",
     "baseline_metrics",
     "benjamini_hochberg",
     "clustered_rate",
@@ -107,36 +129,52 @@ __all__ = [
     "decision_ablation",
     "decision_points",
     "detect_events",
+    "examine",
+    "fetch_dataset",
+    "fetch_model",
     "find_onsets",
     "find_published_study",
+    "find_secrets",
     "first_onset",
     "gold_canary",
     "grade",
     "has_backtracking",
     "holm",
+    "import_run",
     "load_config",
     "load_model",
     "load_problems",
     "logit_lens",
+    "measure_traces",
     "minimum_detectable",
+    "new_experiment",
     "next_logits",
     "non_inferiority",
     "null_rank",
+    "onset_positions",
     "onsets_of",
     "open_study",
     "paired_difference",
     "paired_p_value",
     "parse_intervention",
     "power",
+    "prepare_environment",
     "read_answer",
+    "read_snapshot",
+    "redact",
     "replicate_published",
+    "restore",
     "run_comparison",
     "run_phases",
     "sample",
+    "scan_files",
     "self_check",
+    "show_tokens",
+    "snapshot_run",
     "starting_point",
     "targeted_against_random",
     "tokens_that_begin",
     "tradeoff",
+    "trigger_probability",
     "word_or_behaviour",
 ]

@@ -1,0 +1,175 @@
+"""Commands around the science: look over the machine, guard secrets, save a run and bring it back."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+Run = Annotated[str | None, typer.Argument(help="Id or folder of a run; the current run if not given.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of snapshots.")]
+MaxSize = Annotated[float, typer.Option("--max-size", help="MiB up to which generations travel as files.")]
+Without = Annotated[bool, typer.Option("--without-completions", help="Leave generations out.")]
+Branch = Annotated[str | None, typer.Option(help="Branch of the remote; backups/<run id> if not given.")]
+out = Console()
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for name, command in COMMANDS.items():
+        app.command(name)(command)
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Look over this machine: each line a verdict and, where something is amiss, a remedy.
+
+    Exit status 1 if anything is bad.
+    """
+    from backtracking.workspace.doctor import examine
+
+    findings = examine()
+    if as_json:
+        sys.stdout.write(json.dumps([finding.as_dict() for finding in findings], indent=2) + "\n")
+    else:
+        for finding in findings:
+            mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}[finding.verdict]
+            out.print(mark, end=" ")
+            remedy = f" -> {finding.remedy}" if finding.remedy else ""
+            _say(f"{finding.what}: {finding.value}{remedy}")
+    if any(finding.verdict == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+def guard(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Files and folders; all files that git keeps if none is given.")
+    ] = None,
+) -> None:
+    """Look for secrets; each is a line `file:line: kind`, and its value is never shown.
+
+    Exit status 1 if there is one. The commit hook calls this with the files to be committed.
+
+    Example: backtracking guard runs/20261121_061916_demo
+    """
+    from backtracking.workspace.git import repository
+    from backtracking.workspace.project_checks import tracked_files
+    from backtracking.workspace.scanned_files import scan_files
+
+    chosen = files or tracked_files(repository())
+    found = scan_files(chosen)
+    for each in found:
+        _say(str(each))
+    if found:
+        raise typer.Exit(1)
+
+
+def snapshot(
+    run: Run = None,
+    project: Annotated[bool, typer.Option("--project", help="Of the project's state instead of one run.")] = False,
+    folder: Out = Path("snapshots"),
+    max_size: MaxSize = 50,
+    without_completions: Without = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a run's config, tables, figures, report and generations to a folder with checksums.
+
+    Example: backtracking snapshot --out snapshots
+    """
+    from backtracking.workspace.project_snapshot import snapshot_project
+    from backtracking.workspace.snapshot import snapshot_run
+
+    if project:
+        made = snapshot_project(folder, runs=runs)
+    else:
+        made = snapshot_run(
+            _run(run, runs), folder, max_size=int(max_size * 2**20), without_completions=without_completions
+        )
+    _tell(made)
+
+
+def backup(
+    run: Run = None,
+    remote: Annotated[str, typer.Option(help="Remote of this checkout.")] = "origin",
+    branch: Branch = None,
+    folder: Out = Path("snapshots"),
+    max_size: MaxSize = 50,
+    without_completions: Without = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Snapshot a run, commit it to a branch of its own, and push that; your branch and files stay as they are.
+
+    The token comes from the environment or .env: GITHUB_TOKEN, HF_TOKEN or BACKTRACKING_GIT_TOKEN, by the
+    remote's host. With ssh none is needed.
+
+    Example: backtracking backup --remote origin
+    """
+    from backtracking.workspace.backup import backup as save
+
+    saved = save(
+        _run(run, runs),
+        remote=remote,
+        branch=branch,
+        out=folder,
+        max_size=int(max_size * 2**20),
+        without_completions=without_completions,
+    )
+    _tell(saved.snapshot)
+    what = "pushed" if saved.new else "unchanged since the last backup"
+    _say(f"{what}: {saved.branch} at {saved.remote}, commit {saved.commit[:12]}")
+    _say(f"elsewhere: backtracking restore {saved.snapshot.name} --from {saved.remote}")
+
+
+def restore(
+    run: Annotated[str | None, typer.Argument(help="Id of the run; needed where several are saved.")] = None,
+    source: Annotated[str, typer.Option("--from", help="A remote, or a folder with snapshots.")] = "origin",
+    branch: Branch = None,
+    archive: Annotated[Path | None, typer.Option(help="Archive of generations that the snapshot names.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Bring a run back from a remote or a snapshot, checked; `run` then continues it.
+
+    Example: backtracking restore 20261121_061916_demo --from origin
+    """
+    from backtracking.workspace.restoration import restore as bring
+
+    back = bring(run, source=source, runs=runs, branch=branch, archive=archive)
+    _say(f"restored: {back.folder}; backtracking run with its config continues it")
+    if not back.complete:
+        _say(f"note: generations are missing; they are in {back.archive}, give it with --archive")
+    for note in back.left_out:
+        _say(f"note: left out of the snapshot: {note}")
+
+
+COMMANDS: dict[str, Any] = {
+    "doctor": doctor,
+    "guard": guard,
+    "snapshot": snapshot,
+    "backup": backup,
+    "restore": restore,
+}
+
+
+def _run(name: str | None, runs: Path) -> Path:
+    """The folder of a run given by id, by path, or not at all."""
+    from backtracking.experiments.runs import current_run
+
+    if name is None:
+        return current_run(runs).path
+    return Path(name) if (Path(name) / "manifest.json").is_file() else runs / name
+
+
+def _tell(made: Any) -> None:
+    _say(f"snapshot: {made.folder}, {len(made.items)} files, {made.size / 2**20:.1f} MiB")
+    if made.archive is not None:
+        _say(f"generations: {made.folder.parent / made.archive.path}, {made.archive.size / 2**20:.1f} MiB")
+    for note in made.left_out:
+        _say(f"note: left out: {note}")
+
+
+def _say(text: str) -> None:
+    out.print(text, soft_wrap=True, highlight=False, markup=False)
