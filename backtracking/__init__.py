@@ -55,6 +55,7 @@ from backtracking.measures.logit_lens import logit_lens
 from backtracking.measures.random_draws import targeted_against_random
 from backtracking.measures.tradeoff import tradeoff
 from backtracking.measures.variants import compare_variants
+from backtracking.model.activations import ActivationStore, cache_activations
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
@@ -63,6 +64,7 @@ from backtracking.model.self_check import Check, self_check
 __all__ = [
     "BASELINE",
     "VARIANTS",
+    "ActivationStore",
     "Add",
     "AlignmentError",
     "Answer",
@@ -103,6 +105,7 @@ __all__ = [
     "answer_flow",
     "baseline_metrics",
     "benjamini_hochberg",
+    "cache_activations",
     "clustered_rate",
     "compare_conditions",
     "compare_forks",
