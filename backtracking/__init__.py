@@ -55,7 +55,7 @@ from backtracking.measures.logit_lens import logit_lens
 from backtracking.measures.random_draws import targeted_against_random
 from backtracking.measures.tradeoff import tradeoff
 from backtracking.measures.variants import compare_variants
-from backtracking.model.activations import ActivationStore, cache_activations
+from backtracking.model.activations import ActivationStore, cache_activations, sample_and_cache
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
@@ -136,6 +136,7 @@ __all__ = [
     "run_comparison",
     "run_phases",
     "sample",
+    "sample_and_cache",
     "self_check",
     "targeted_against_random",
     "tradeoff",

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from backtracking.core.completions import Completion

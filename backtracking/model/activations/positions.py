@@ -17,6 +17,7 @@ from jaxtyping import Int32
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event, OnsetRow, onsets_of
+from backtracking.core.prompts import Prompting
 from backtracking.core.scopes import Window
 
 Key: TypeAlias = tuple[int | str, int, str, str]
@@ -168,12 +169,14 @@ def read_positions(positions: Positions, *, completions: int | None = None) -> C
     )
 
 
-def counting_onsets(completion: Completion, question: str = "") -> tuple[Place, ...]:
+def counting_onsets(
+    completion: Completion, question: str = "", prompting: Prompting | None = None
+) -> tuple[Place, ...]:
     """The onsets that count and are strict, as those of events are; each at its first token."""
     prompt = len(completion.prompt_ids)
     return tuple(
         Place(onset.index, prompt + completion.token_at(onset.char))
-        for onset in onsets_of(completion, question=question)
+        for onset in onsets_of(completion, question=question, prompting=prompting)
         if onset.counts and onset.strict
     )
 

@@ -72,6 +72,8 @@ class Shard(_Frozen):
     """Consecutive rows of the store: one tensor file per site, and their index."""
 
     number: int
+    unit: int | None
+    """While sampling: the unit of work it belongs to."""
     rows: int
     index: File
     tensors: dict[str, File]
@@ -93,6 +95,8 @@ class Sidecar(_Frozen):
     missing: dict[str, int]
     recipe: Recipe
     shards: tuple[Shard, ...]
+    sampled: File | None
+    """The completions that were sampled meanwhile."""
     versions: dict[str, str]
     seal: str = ""
     """SHA-256 over everything else in this file."""

@@ -17,12 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError, MissingFileError, UnknownSiteError
 from backtracking.core.sites import Site
 from backtracking.model.activations.index import read_index
 from backtracking.model.activations.sidecar import DTYPES, File, Sidecar
-
-_WHOLE = slice(None)
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,8 @@ class ActivationStore:
         """Return one line: where it is and what it holds."""
         recipe = self.sidecar.recipe
         sites = ", ".join(recipe.sites)
-        return f"ActivationStore({str(self.path)!r}: {len(self)} positions ({recipe.positions}) x {sites} of {recipe.model})"
+        what = f"{len(self)} positions ({recipe.positions}) x {sites} of {recipe.model}"
+        return f"ActivationStore({str(self.path)!r}: {what})"
 
     def __len__(self) -> int:
         """Return the number of rows: kept positions of all completions."""
@@ -221,15 +221,26 @@ class ActivationStore:
         Raises:
             InputError: Files are missing or changed; each is named with its shard.
         """
-        files, bad = 0, []
+        files = {"completions": self.sidecar.sampled} if self.sidecar.sampled else {}
         for shard in self.sidecar.shards:
             for what, file in [("index", shard.index), *shard.tensors.items()]:
-                files += 1
-                if (wrong := _wrong(self.path / file.name, file)) is not None:
-                    bad.append(f"{file.name} (shard {shard.number}, {what}) {wrong}")
+                files[f"shard {shard.number}, {what}"] = file
+        wrong = {what: _wrong(self.path / file.name, file) for what, file in files.items()}
+        bad = [f"{files[what].name} ({what}) {why}" for what, why in wrong.items() if why is not None]
         if bad:
             raise InputError(f"the activation store at {self.path} is damaged: {'; '.join(bad)}; capture it again")
-        return Verified(files, sum(f.bytes for s in self.sidecar.shards for f in (s.index, *s.tensors.values())))
+        return Verified(len(files), sum(file.bytes for file in files.values()))
+
+    @cached_property
+    def completions(self) -> Completions:
+        """What was sampled while the store was made; `rows.completion` is the number among them.
+
+        Raises:
+            InputError: The store was made of completions that existed.
+        """
+        if self.sidecar.sampled is None:
+            raise InputError(f"the store at {self.path} was made of completions that existed; it keeps no copy of them")
+        return Completions.load(self.path / self.sidecar.sampled.name)
 
     @cached_property
     def _opened(self) -> dict[str, SiteActivations]:

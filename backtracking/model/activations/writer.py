@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,7 @@ from backtracking.model.activations.sidecar import (
     difference,
 )
 
+UNITS = "units"
 WAITING = 2**26
 """Bytes that may wait to be written before the model has to."""
 _FORMATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -56,6 +58,8 @@ class StoreWriter:
 
     def __init__(self, folder: str | Path, recipe: Recipe, *, completions: int) -> None:
         """Begin a store in a folder, or continue the one of the same recipe there.
+
+        While sampling, a unit of work is whole once its completions are in `units`; shards of others are made anew.
 
         Raises:
             InputError: The folder holds a store of another recipe, or other files.
@@ -78,21 +82,35 @@ class StoreWriter:
         for pool in (self._pool, self._sealing):
             pool.shutdown(wait=True, cancel_futures=kind is not None)
 
-    def shard(self, index: pa.Table, missing: Missing) -> "ShardWriter":
+    def shard(self, index: pa.Table, missing: Missing, *, unit: int | None = None) -> "ShardWriter":
         """Begin the next shard, whose rows the index describes."""
         self._begun += 1
-        return ShardWriter(self, self._begun - 1, index, missing)
+        return ShardWriter(self, self._begun - 1, index, missing, unit)
 
-    def finish(self) -> None:
-        """Wait for the last shard and write the sidecar.
+    def unit_path(self, unit: int) -> Path:
+        """Where the completions of a unit of work are kept until the store is complete."""
+        return self.folder / UNITS / f"{unit:05d}.parquet"
+
+    def settle(self) -> None:
+        """Wait until every shard handed over is whole.
+
+        Raises:
+            OSError: The disk did not take something.
+        """
+        self._wait(0)
+
+    def finish(self, sampled: str | None = None) -> None:
+        """Wait for the last shard and write the sidecar; `sampled` is the file of the completions made meanwhile.
 
         Raises:
             OSError: The disk did not take something.
         """
         self._wait(0)
         if not self.complete:
-            self._sidecar(complete=True).write(self.folder)
+            file = None if sampled is None else _file(self.folder, sampled)
+            self._sidecar(complete=True).model_copy(update={"sampled": file}).write(self.folder)
             (self.folder / JOURNAL).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / UNITS, ignore_errors=True)
             self.complete = True
 
     def submit(self, job: Any, size: int) -> None:
@@ -129,7 +147,12 @@ class StoreWriter:
                     "give another folder, or remove that one"
                 )
             self.complete = found.complete
-            return list(found.shards) if found.complete else self._recover()
+            if not found.complete:
+                return self._recover()
+            # A kill between the sidecar and these leaves them behind.
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / UNITS, ignore_errors=True)
+            return list(found.shards)
         if self.folder.exists() and any(self.folder.iterdir()):
             raise InputError(f"{self.folder} holds files that are no activation store; give a new or an empty folder")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -148,13 +171,15 @@ class StoreWriter:
                 break  # the line at which the writing was killed
             files = [shard.index, *shard.tensors.values()]
             sizes = [(self.folder / f.name).stat().st_size if (self.folder / f.name).is_file() else None for f in files]
+            if shard.unit is not None and not self.unit_path(shard.unit).is_file():
+                break
             if not line.endswith(b"\n") or shard.number != len(shards) or sizes != [f.bytes for f in files]:
                 break
             shards.append(shard)
         kept = {f.name for shard in shards for f in (shard.index, *shard.tensors.values())}
         for path in sorted(self.folder.rglob("*")):
             name = str(path.relative_to(self.folder))
-            if path.is_file() and name not in kept and name not in (SIDECAR, JOURNAL) and not name.startswith("units/"):
+            if path.is_file() and name not in kept and name not in (SIDECAR, JOURNAL) and not name.startswith(UNITS):
                 path.unlink()
         journal.write_text("".join(shard.model_dump_json() + "\n" for shard in shards), encoding="utf-8")
         return shards
@@ -171,6 +196,7 @@ class StoreWriter:
             missing=asdict(missing),
             recipe=self.recipe,
             shards=tuple(self.shards),
+            sampled=None,
             versions=_versions(),
         )
 
@@ -178,8 +204,8 @@ class StoreWriter:
 class ShardWriter:
     """One shard while it is written: a temporary file per site, rows put to their place in any order."""
 
-    def __init__(self, store: StoreWriter, number: int, index: pa.Table, missing: Missing) -> None:
-        self._store, self._number, self._index, self._missing = store, number, index, missing
+    def __init__(self, store: StoreWriter, number: int, index: pa.Table, missing: Missing, unit: int | None) -> None:
+        self._store, self._number, self._index, self._missing, self._unit = store, number, index, missing, unit
         recipe = store.recipe
         self._widths = dict(zip(recipe.sites, recipe.widths, strict=True))
         self._item = DTYPES[recipe.dtype].itemsize
@@ -225,10 +251,12 @@ class ShardWriter:
         pq.write_table(self._index, _temporary(folder / name), compression="zstd")
         tensors = {}
         for site in self._store.recipe.sites:
+            self._opened(site)  # a shard without rows has a header too
             os.close(self._open.pop(site)[0])
             tensors[site] = _settle(folder, self._names[site])
         shard = Shard(
             number=self._number,
+            unit=self._unit,
             rows=self._index.num_rows,
             index=_settle(folder, name),
             tensors=tensors,
@@ -259,10 +287,15 @@ def _settle(folder: Path, name: str) -> File:
     """Give a written file its name once it is on disk; its checksum is of what can be read back."""
     temporary = _temporary(folder / name)
     with temporary.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     temporary.replace(folder / name)
-    return File(name=name, bytes=(folder / name).stat().st_size, sha256=digest)
+    return _file(folder, name)
+
+
+def _file(folder: Path, name: str) -> File:
+    with (folder / name).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return File(name=name, bytes=os.fstat(file.fileno()).st_size, sha256=digest)
 
 
 def _temporary(path: Path) -> Path:
