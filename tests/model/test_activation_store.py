@@ -113,7 +113,7 @@ def test_a_flipped_bit_is_named(copied, place):
     name = {"index": shard.index.name, "sidecar": "store.json"}.get(place, shard.tensors["attn.2.h3"].name)
     assert store.verify().files == 3 * len(store.sidecar.shards)
     content = bytearray((copied / name).read_bytes())
-    content[{"tensor": -100, "header": 20, "index": 60, "sidecar": content.index(b'"n_tokens"') + 12}[place]] ^= 1
+    content[{"tensor": -100, "header": 20, "index": 60, "sidecar": content.find(b'"n_tokens"') + 12}[place]] ^= 1
     (copied / name).write_bytes(content)
     if place == "sidecar":
         with pytest.raises(InputError, match=r"store.json is damaged"):
@@ -213,11 +213,11 @@ def test_an_error_of_the_disk_is_not_lost(tiny, sampled, tmp_path, monkeypatch):
     assert cache_activations(tiny, sampled, sites=SITES, to=tmp_path / "s").verify()
 
 
-@pytest.mark.parametrize("after", [0, 2, 3])
+@pytest.mark.parametrize("after", [0, 2])
 def test_sampling_broken_off_between_units_continues_to_the_same_bytes(tiny, problems, tmp_path, monkeypatch, after):
     options = {
-        "sites": SITES, "positions": "all", "conditions": ARMS, "samples": 3, "max_new_tokens": 12, "rows": 2,
-        "temperature": 1.1, "shard_bytes": 9000,
+        "sites": SITES, "positions": "all", "conditions": ARMS, "samples": 2, "max_new_tokens": 6, "rows": 2,
+        "temperature": 1.1, "shard_bytes": 5000,
     }  # fmt: skip
     whole, expected = sample_and_cache(tiny, problems, **options, to=tmp_path / "whole")
     calls, finish = [], packed_engine.completion_of
@@ -235,6 +235,6 @@ def test_sampling_broken_off_between_units_continues_to_the_same_bytes(tiny, pro
     calls.clear()
     monkeypatch.setattr(packed_engine, "completion_of", lambda *a: (calls.append(1), finish(*a))[1])
     again, found = sample_and_cache(tiny, problems, **options, to=tmp_path / "s")
-    assert len(calls) == 36 - 8 * after, "units that were whole are not sampled again"
+    assert len(calls) == 24 - 8 * after, "units that were whole are not sampled again"
     assert again == whole and files(found.path) == files(expected.path)
     assert found.verify() == expected.verify()

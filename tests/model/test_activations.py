@@ -110,7 +110,7 @@ def test_a_window_holds_its_offsets_from_every_counting_onset(tiny, tmp_path):
     assert set(found.rows.completion) <= {0, 2} and first > 0
     for site in found.sites:
         mine = found.rows[found.rows.completion == 0]
-        expected = direct(tiny, full(completions[0]), site)[mine.position.to_numpy()]
+        expected = direct(tiny, full(completions[0]), site)[mine.position.tolist()]
         torch.testing.assert_close(found[site][mine.index.to_numpy()], expected, atol=2e-4, rtol=1e-4)
     for number, given in enumerate((Window(13, -8), "onset-13 : onset-8")):
         again = cache_activations(tiny, completions, sites=SITES, positions=given, to=tmp_path / f"{number}")
@@ -167,7 +167,7 @@ def test_completions_under_interventions_need_their_conditions(tiny, problems, t
     completions = sample(tiny, problems[:1], conditions=ARMS, max_new_tokens=5)
     with pytest.raises(InputError, match="head, scale were sampled under interventions; give conditions=.*'clean'"):
         cache_activations(tiny, completions, sites=SITES, to=tmp_path / "s")
-    with pytest.raises(InputError, match="no condition 'at' is given"):
+    with pytest.raises(InputError, match="no condition 'scale' is given"):
         cache_activations(tiny, completions, sites=SITES, to=tmp_path / "s", conditions={"head": ARMS["head"]})
     others = ARMS | {"head": ["attn.1.h2*-1"]}
     with pytest.raises(InputError, match=r"the condition 'head' is attn.1.h2\*-1, but .* under attn.1.h2\*-2"):
@@ -212,9 +212,7 @@ def test_what_cannot_be_used_is_refused_before_anything_runs(tiny, sampled, tmp_
     options = {"completions": sampled, "sites": SITES, "to": tmp_path / "s"} | change
     kind = UnknownSiteError if "range" in message else InputError
     with pytest.raises(kind, match=message):
-        cache_activations.__wrapped__(tiny, **options) if hasattr(
-            cache_activations, "__wrapped__"
-        ) else cache_activations(tiny, **options)
+        cache_activations(tiny, **options)
     assert not (tmp_path / "s").exists()
 
 

@@ -93,7 +93,7 @@ class Taps:
             return
         seats = torch.arange(len(fed), device=fed.device)
         for site, held in self._held.items():
-            # An empty seat feeds nothing of worth, perhaps beyond the end: whoever takes it writes over what is put there.
+            # An empty seat feeds nothing of worth: whoever takes it writes over what is put there.
             held[seats, fed.clamp(0, held.shape[1] - 1)] = self._passing[site][:, 0]
 
     def pack(self, packing: Packing) -> None:
