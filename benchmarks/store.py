@@ -3,9 +3,9 @@
 Run: python benchmarks/store.py [--repetitions 7] [--mib 256]
 
 Three questions. Writing: the store's writer against `save_file` of the same tensors to the same disk, the model's
-forward excluded; both end when the bytes are on the disk (`fsync`), and the writer's time holds its checksums, index and
-journal. End to end: a capture with the model, against the same forward passes and `save_file` of what they gave. Memory:
-the peak of a capture above the process with all imports, in a process of its own, against model plus one shard.
+forward excluded; both end when the bytes are on the disk (`fsync`), and the writer's time holds its checksums, index
+and journal. End to end: a capture with the model, against the same forward passes and `save_file` of what they gave.
+Memory: the peak of a capture above the process with all imports, in a process of its own, against model plus one shard.
 """
 
 import argparse
@@ -68,7 +68,8 @@ def completions(number: int) -> list[Completion]:
 @contextmanager
 def folder() -> Iterator[Path]:
     """An empty folder on the disk of the repository, removed afterwards."""
-    path = Path(tempfile.mkdtemp(prefix=".store-", dir=ROOT))
+    (ROOT / "runs").mkdir(exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix=".store-", dir=ROOT / "runs"))
     try:
         yield path
     finally:
@@ -191,9 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> str:
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
     written = take_turns(writing(model, chosen.mib), chosen.repetitions, say=say)
-    whole = take_turns(end_to_end(model, 192), max(2, chosen.repetitions // 2), say=say)
+    whole = take_turns(end_to_end(model, 64), max(2, chosen.repetitions // 2), say=say)
     sizes = []
-    for number, shard in ((300, 2**26), (600, 2**26), (300, 2**27)):
+    for number, shard in ((80, 2**24), (160, 2**24), (160, 2**26)):
         command = [sys.executable, str(Path(__file__)), "--memory", str(number), str(shard)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         sizes.append(json.loads(done.stdout.splitlines()[-1]))
@@ -217,8 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> str:
         if peer != "store"
     ]
     lines += [
-        f"memory: {each['stored'] / 2**20:.0f} MiB stored, peak {each['peak'] / 2**20:.0f} MiB = {each['ratio']:.2f} of "
-        f"model plus shard ({(each['model'] + each['shard']) / 2**20:.0f} MiB)"
+        f"memory: {each['stored'] / 2**20:.0f} MiB stored, peak {each['peak'] / 2**20:.0f} MiB = {each['ratio']:.2f} "
+        f"of model plus shard ({(each['model'] + each['shard']) / 2**20:.0f} MiB)"
         for each in sizes
     ]
     return "\n".join(lines)

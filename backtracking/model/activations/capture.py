@@ -285,7 +285,7 @@ def _hash_of(model: HookedReasoner) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.plain.module.named_parameters()):
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -205,7 +205,8 @@ class ActivationStore:
         float32 and float16 stay where they are, mapped from disk; bfloat16, which Arrow does not have, becomes
         float32 in memory.
         """
-        import datasets
+        from datasets import Dataset as Table
+        from datasets.table import InMemoryTable
 
         columns: dict[str, Any] = {}
         for name, values in self.rows.items():
@@ -213,7 +214,7 @@ class ActivationStore:
             columns[str(name)] = pa.chunked_array([pa.Array.from_pandas(plain)])
         for site in self.sites if sites is None else map(Site.parse, sites):
             columns[str(site)] = pa.chunked_array([_arrow(shard) for shard in self[site].shards()])
-        return datasets.Dataset(datasets.table.InMemoryTable(pa.table(columns)))
+        return Table(InMemoryTable(pa.table(columns)))
 
     def verify(self) -> Verified:
         """Read every file and compare it with its checksum.

@@ -1,8 +1,8 @@
 """Writing a store: shards appear whole, in order, beside the work of the model.
 
 The size of every file is known before its first row, so rows are written straight to their place on disk, and no
-shard is ever held in memory. One thread writes; another reads each finished file back, notes its checksum and gives
-it its name. Only then does the journal say that the shard exists.
+shard is ever held in memory. One thread writes; others read each finished file back, take its checksum and give it its
+name. Only then does the journal say that the shard exists.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class StoreWriter:
         self.complete = False
         self.shards = self._begin()
         self._begun = len(self.shards)
-        self._pool, self._sealing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._pool, self._sealing, self.settling = ThreadPoolExecutor(1), ThreadPoolExecutor(1), ThreadPoolExecutor(2)
         self._pending: deque[tuple[Future, int]] = deque()
         self._waiting = 0
 
@@ -79,7 +79,7 @@ class StoreWriter:
         """Finish what has been handed over; after an error, stop where it is safe to continue."""
         if kind is None:
             self._wait(0)
-        for pool in (self._pool, self._sealing):
+        for pool in (self._pool, self._sealing, self.settling):
             pool.shutdown(wait=True, cancel_futures=kind is not None)
 
     def shard(self, index: pa.Table, missing: Missing, *, unit: int | None = None) -> "ShardWriter":
@@ -224,7 +224,7 @@ class ShardWriter:
         for part in rows:
             file, start = self._opened(part.site)
             at = start + part.first * self._widths[part.site] * self._item
-            left = memoryview(part.values.contiguous().flatten().view(torch.uint8).numpy())
+            left = part.values.contiguous().flatten().view(torch.uint8).numpy().data
             while left:
                 written = os.pwrite(file, left, at)
                 left, at = left[written:], at + written
@@ -249,17 +249,17 @@ class ShardWriter:
         name = f"rows/{self._number:05d}.parquet"
         (folder / "rows").mkdir(exist_ok=True)
         pq.write_table(self._index, _temporary(folder / name), compression="zstd")
-        tensors = {}
         for site in self._store.recipe.sites:
             self._opened(site)  # a shard without rows has a header too
             os.close(self._open.pop(site)[0])
-            tensors[site] = _settle(folder, self._names[site])
+        # One file is read back while another waits for the disk.
+        index, *files = self._store.settling.map(lambda each: _settle(folder, each), [name, *self._names.values()])
         shard = Shard(
             number=self._number,
             unit=self._unit,
             rows=self._index.num_rows,
-            index=_settle(folder, name),
-            tensors=tensors,
+            index=index,
+            tensors=dict(zip(self._names, files, strict=True)),
             missing=asdict(self._missing),
         )
         self._store.note(shard)
