@@ -59,7 +59,8 @@ def test_rows_are_chosen_as_from_a_tensor(store):
         assert torch.equal(store[site][torch.tensor(chosen)], whole[chosen])
         assert torch.equal(store[site][mask], whole[torch.from_numpy(mask)])
         assert torch.equal(
-            store[site][store.rows.query("sample_id == 1").index], whole[(store.rows.sample_id == 1).to_numpy()]
+            store[site][store.rows.query("sample_id == 1").index],
+            whole[torch.tensor((store.rows.sample_id == 1).tolist())],
         )
         assert store[site][[]].shape == (0, whole.shape[1])
         for wrong in (len(store), [len(store)], mask[:-1]):
@@ -158,7 +159,7 @@ def test_a_capture_broken_off_anywhere_continues_to_the_same_bytes(tiny, sampled
     with pytest.raises(InputError, match="not complete; run the capture again"):
         ActivationStore.open(tmp_path / "s")
     journal = tmp_path / "s" / "shards.jsonl"
-    if after:
+    if journal.exists():
         journal.write_bytes(journal.read_bytes() + b'{"number": 9, "ro')  # a line cut off by the kill
     (tmp_path / "s" / ".left.safetensors.tmp").write_bytes(b"half")
     monkeypatch.setattr(capture._Capture, "_run", lambda self, parts: (ran.append(len(parts)), run(self, parts))[1])
