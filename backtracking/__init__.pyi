@@ -41,19 +41,26 @@ from backtracking.experiments.starting_points import StartingPoint, starting_poi
 from backtracking.experiments.study import Study, open_study
 from backtracking.faces.notebook import show_tokens
 from backtracking.measures.ablation_scan import ablation_scan
+from backtracking.measures.activation_patching import activation_patching
+from backtracking.measures.attention_patterns import attention_patterns
+from backtracking.measures.attribution_patching import attribution_patching
 from backtracking.measures.baseline_metrics import baseline_metrics
 from backtracking.measures.behaviour import word_or_behaviour
+from backtracking.measures.circuits import find_circuit
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_ablation import decision_ablation
 from backtracking.measures.decision_points import decision_points
 from backtracking.measures.forks import compare_forks
 from backtracking.measures.logit_lens import logit_lens
 from backtracking.measures.onset_positions import onset_positions
+from backtracking.measures.path_patching import path_patching
 from backtracking.measures.random_draws import targeted_against_random
+from backtracking.measures.receiver_heads import receiver_heads
 from backtracking.measures.traces import Trace, measure_traces
 from backtracking.measures.tradeoff import tradeoff
 from backtracking.measures.trigger_probability import trigger_probability
 from backtracking.measures.variants import compare_variants
+from backtracking.model.activations import ActivationStore, cache_activations, sample_and_cache
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
@@ -69,6 +76,7 @@ from backtracking.workspace.secrets import SecretError, find_secrets, redact
 from backtracking.workspace.snapshot import read_snapshot, snapshot_run
 
 __all__ = [
+    "ActivationStore",
     "Add",
     "AlignmentError",
     "Answer",
@@ -118,10 +126,14 @@ __all__ = [
     "Verdict",
     "Window",
     "ablation_scan",
+    "activation_patching",
     "answer_flow",
+    "attention_patterns",
+    "attribution_patching",
     "backup",
     "baseline_metrics",
     "benjamini_hochberg",
+    "cache_activations",
     "clustered_rate",
     "compare_conditions",
     "compare_forks",
@@ -132,6 +144,7 @@ __all__ = [
     "examine",
     "fetch_dataset",
     "fetch_model",
+    "find_circuit",
     "find_onsets",
     "find_published_study",
     "find_secrets",
@@ -157,16 +170,19 @@ __all__ = [
     "paired_difference",
     "paired_p_value",
     "parse_intervention",
+    "path_patching",
     "power",
     "prepare_environment",
     "read_answer",
     "read_snapshot",
+    "receiver_heads",
     "redact",
     "replicate_published",
     "restore",
     "run_comparison",
     "run_phases",
     "sample",
+    "sample_and_cache",
     "scan_files",
     "self_check",
     "show_tokens",
