@@ -45,14 +45,20 @@ from backtracking.experiments.config import Config, load_config
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.problem_sets import load_problems
 from backtracking.measures.ablation_scan import ablation_scan
+from backtracking.measures.activation_patching import activation_patching
+from backtracking.measures.attention_patterns import attention_patterns
+from backtracking.measures.attribution_patching import attribution_patching
 from backtracking.measures.baseline_metrics import baseline_metrics
 from backtracking.measures.behaviour import word_or_behaviour
+from backtracking.measures.circuits import find_circuit
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_ablation import decision_ablation
 from backtracking.measures.decision_points import decision_points
 from backtracking.measures.forks import compare_forks
 from backtracking.measures.logit_lens import logit_lens
+from backtracking.measures.path_patching import path_patching
 from backtracking.measures.random_draws import targeted_against_random
+from backtracking.measures.receiver_heads import receiver_heads
 from backtracking.measures.tradeoff import tradeoff
 from backtracking.measures.variants import compare_variants
 from backtracking.model.loading import load_model
@@ -100,7 +106,10 @@ __all__ = [
     "Verdict",
     "Window",
     "ablation_scan",
+    "activation_patching",
     "answer_flow",
+    "attention_patterns",
+    "attribution_patching",
     "baseline_metrics",
     "benjamini_hochberg",
     "clustered_rate",
@@ -110,6 +119,7 @@ __all__ = [
     "decision_ablation",
     "decision_points",
     "detect_events",
+    "find_circuit",
     "find_onsets",
     "first_onset",
     "gold_canary",
@@ -128,8 +138,10 @@ __all__ = [
     "paired_difference",
     "paired_p_value",
     "parse_intervention",
+    "path_patching",
     "power",
     "read_answer",
+    "receiver_heads",
     "run_comparison",
     "run_phases",
     "sample",

@@ -6,7 +6,7 @@ a random sample of the pairs is patched exactly as well and the error is part of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +19,14 @@ from backtracking.core.errors import InputError
 from backtracking.core.sites import Component, Site
 from backtracking.measures.activation_patching import ActivationPatching, patched_pairs
 from backtracking.measures.decision_points import DecisionPoints
-from backtracking.measures.patch_cells import PATCH_COMPONENTS, cell_frame, cell_means, checked_offsets, patch_sites
+from backtracking.measures.patch_cells import (
+    PATCH_COMPONENTS,
+    cell_frame,
+    cell_means,
+    checked_offsets,
+    group_of,
+    patch_sites,
+)
 from backtracking.measures.patch_pairs import Direction, Pair, PairBatch, check_direction, paired_batches, pairs_of
 from backtracking.measures.tails import column
 from backtracking.measures.trigger_reading import Reading, check_reading, trigger_reading, trigger_tensor
@@ -76,9 +83,23 @@ class AttributionPatching:
 
     @cached_property
     def error(self) -> AttributionError:
-        """How far the estimates of the sampled pairs are from exact patching."""
-        estimate, exact = self.estimate[list(self.sampled)], self.exact.effect
+        """How far the estimates of the sampled pairs are from exact patching, over all sites."""
+        return self._error(range(len(self.sites)))
+
+    def errors_to_pandas(self) -> pd.DataFrame:
+        """One row per kind of site, fields of `AttributionError`: which kinds the estimate can be trusted for."""
+        kinds = dict.fromkeys(group_of(site) for site in self.sites)
+        rows = []
+        for kind in kinds:
+            own = [index for index, site in enumerate(self.sites) if group_of(site) == kind]
+            rows.append({"component": kind, **asdict(self._error(own))})
+        return pd.DataFrame(rows)
+
+    def _error(self, sites: Sequence[int]) -> AttributionError:
+        estimate, exact = self.estimate[list(self.sampled)][:, list(sites)], self.exact.effect[:, list(sites)]
         known = np.isfinite(exact)
+        if not known.any():
+            raise InputError("no sampled pair reaches an offset; draw a larger sample or give offsets nearer to 0")
         off = np.where(known, np.abs(estimate - exact), -1.0)
         worst = np.unravel_index(int(off.argmax()), off.shape)
         notable = known & (np.abs(exact) >= NOTABLE)
@@ -90,7 +111,7 @@ class AttributionPatching:
             correlation=float(np.corrcoef(estimate[known], exact[known])[0, 1]) if varies else float("nan"),
             mean_absolute=float(off[known].mean()),
             largest=float(off[worst]),
-            largest_at=str(self.sites[int(worst[1])]),
+            largest_at=str(self.sites[sites[int(worst[1])]]),
             sign_agreement=float(agree.mean()) if agree.size else float("nan"),
             notable=int(notable.sum()),
         )

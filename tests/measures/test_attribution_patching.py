@@ -90,6 +90,11 @@ def test_the_error_is_that_of_exact_patching_on_the_sampled_pairs(planted):
     large = rows[rows["exact"].abs() >= 0.1]
     assert found.error.sign_agreement == pytest.approx((large["estimate"] * large["exact"] > 0).mean())
     assert "16 pairs patched exactly" in str(found.error) and found.error.notable == len(large)
+    kinds = found.errors_to_pandas().set_index("component")
+    assert set(kinds.index) == {"resid_pre", "attn", "mlp", "resid_post", "head"}
+    of_heads = rows[rows["site"].str.contains(".h", regex=False)]
+    assert kinds.loc["head", "cells"] == len(of_heads) == 16 * 12
+    assert kinds.loc["head", "correlation"] == pytest.approx(of_heads["estimate"].corr(of_heads["exact"]))
     table = found.to_pandas()
     assert table["sample_exact"].tolist() == pytest.approx(found.exact.effect[:, :, 0].mean(0).tolist())
 
