@@ -16,7 +16,7 @@ GREY = "#6b7280"
 _LEVEL = 0.05
 _WORDS = {
     "denoise": "control run with the onset's activation; blue: it brings the trigger",
-    "noise": "onset run with the control's activation; red: without the onset's the trigger goes",
+    "noise": "onset run with the control's activation; red: the trigger goes",
 }
 
 
@@ -46,7 +46,7 @@ def patching_map(result: ActivationPatching, *, component: str = "head") -> go.F
         y=lanes,
         hover="%{y}, %{x}: %{z:+.2f} nats<extra></extra>",
     )
-    pairs, problems = int(table["pairs"].max()), int(table["problems"].max())
+    pairs, problems = (max(table[name].tolist()) for name in ("pairs", "problems"))
     name = {"head": "heads", "attn": "attention layers", "mlp": "MLPs"}.get(component, component)
     _lay_out(
         figure,
@@ -177,8 +177,9 @@ def attention_bands(result: AttentionPatterns, *, top: int = 8) -> go.Figure:
     """
     table = result.to_pandas()
     table = table.assign(name=[f"{record['layer']}.{record['head']}" for record in table.to_dict("records")])
-    largest = table.groupby("name", sort=False)["difference"].agg(lambda part: part.abs().max())
-    heads = list(largest.sort_values(ascending=False, kind="stable").index[:top])
+    largest = table.assign(size=table["difference"].abs()).groupby("name", sort=False)["size"].max()
+    order = sorted(zip(-largest.to_numpy(), range(len(largest)), largest.index.tolist(), strict=True))
+    heads = [name for _, _, name in order[:top]]
     palette = ("#999999", "#56B4E9", "#D55E00", "#0072B2", "#F0E442", "#009E73")
     figure = go.Figure()
     for region, colour in zip(result.regions, palette, strict=False):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from backtracking.core.errors import InputError
@@ -46,7 +47,9 @@ class AttributionError:
     cells: int
     """Pairs times sites times offsets that were compared."""
     correlation: float
-    """Pearson's; NaN if either does not vary."""
+    """Pearson's, which a few large errors can spoil; NaN if either does not vary."""
+    rank_correlation: float
+    """Spearman's."""
     mean_absolute: float
     """Of estimate - exact, in nats."""
     largest: float
@@ -60,9 +63,10 @@ class AttributionError:
     def __str__(self) -> str:
         """Return it in one line."""
         return (
-            f"{self.pairs} pairs patched exactly, {self.cells} cells: correlation {self.correlation:.3f}, mean error "
-            f"{self.mean_absolute:.3g} nats, largest {self.largest:.3g} at {self.largest_at}, sign right in "
-            f"{100 * self.sign_agreement:.1f} % of {self.notable} cells of at least {NOTABLE:g} nats"
+            f"{self.pairs} pairs patched exactly, {self.cells} cells: correlation {self.correlation:.3f} (of ranks "
+            f"{self.rank_correlation:.3f}), mean error {self.mean_absolute:.3g} nats, largest {self.largest:.3g} at "
+            f"{self.largest_at}, sign right in {100 * self.sign_agreement:.1f} % of {self.notable} cells of at least "
+            f"{NOTABLE:g} nats"
         )
 
 
@@ -109,6 +113,7 @@ class AttributionPatching:
             pairs=len(self.sampled),
             cells=int(known.sum()),
             correlation=float(np.corrcoef(estimate[known], exact[known])[0, 1]) if varies else float("nan"),
+            rank_correlation=float(spearmanr(estimate[known], exact[known])[0]) if varies else float("nan"),  # pyright: ignore[reportArgumentType]
             mean_absolute=float(off[known].mean()),
             largest=float(off[worst]),
             largest_at=str(self.sites[sites[int(worst[1])]]),

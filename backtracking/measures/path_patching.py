@@ -67,7 +67,7 @@ class PathPatching:
         """
         kept = np.isfinite(self.gap)
         cells = self.effect[kept].reshape(int(kept.sum()), -1)
-        exists = np.isfinite(cells).all(0) & kept.any()
+        exists = np.asarray(np.isfinite(cells).all(axis=0) & bool(kept.any()))
         problems = [self.pairs[row].event.problem_id for row in np.flatnonzero(kept).tolist()]
         means = clustered_means(cells[:, exists], problems)
         columns: dict[str, object] = {

@@ -37,7 +37,7 @@ def test_the_patching_map_holds_every_effect_and_stars_the_planted_head(planted)
     assert list(stream.y) == ["0", "1", "2"]
     assert stream.z[0][0] == pytest.approx(table.loc[("resid_post.0", -2), "effect"])
     by_head = patching_map(activation_patching(model, points, **triggers, direction="noise"))
-    assert list(by_head.data[0].x) == list("0123") and "without" in by_head.layout.title.text
+    assert list(by_head.data[0].x) == list("0123") and "the trigger goes" in by_head.layout.title.text
     assert "16 pairs of 8 problems" in by_head.layout.title.text
 
 

@@ -87,6 +87,8 @@ def test_the_error_is_that_of_exact_patching_on_the_sampled_pairs(planted):
     assert found.error.largest == pytest.approx(off.max()) and found.error.mean_absolute == pytest.approx(off.mean())
     assert found.error.largest_at == rows.loc[off.idxmax(), "site"]
     assert found.error.correlation == pytest.approx(rows["estimate"].corr(rows["exact"]))
+    ranks = rows["estimate"].rank().corr(rows["exact"].rank())
+    assert found.error.rank_correlation == pytest.approx(ranks)
     large = rows[rows["exact"].abs() >= 0.1]
     assert found.error.sign_agreement == pytest.approx((large["estimate"] * large["exact"] > 0).mean())
     assert "16 pairs patched exactly" in str(found.error) and found.error.notable == len(large)
