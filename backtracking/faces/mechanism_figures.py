@@ -177,9 +177,10 @@ def attention_bands(result: AttentionPatterns, *, top: int = 8) -> go.Figure:
     """
     table = result.to_pandas()
     table = table.assign(name=[f"{record['layer']}.{record['head']}" for record in table.to_dict("records")])
-    largest = table.assign(size=table["difference"].abs()).groupby("name", sort=False)["size"].max()
-    order = sorted(zip(-largest.to_numpy(), range(len(largest)), largest.index.tolist(), strict=True))
-    heads = [name for _, _, name in order[:top]]
+    largest: dict[str, float] = {}
+    for record in table.to_dict("records"):
+        largest[record["name"]] = max(abs(record["difference"]), largest.get(record["name"], 0.0))
+    heads = sorted(largest, key=lambda name: -largest[name])[:top]
     palette = ("#999999", "#56B4E9", "#D55E00", "#0072B2", "#F0E442", "#009E73")
     figure = go.Figure()
     for region, colour in zip(result.regions, palette, strict=False):

@@ -1,4 +1,4 @@
-"""On the organism: the head that notices an error is named one token before the decision, and few nodes make it."""
+"""On the organism: the head that notices an error is named one token before the decision, and no random set of nodes keeps it."""
 
 import pytest
 
@@ -30,9 +30,10 @@ def test_the_noticing_head_carries_the_decision_from_the_token_before(organism):
     assert abs(table.loc["attn.1.h0", 0]) < 0.3 and table[0].idxmax() == "attn.3.h2"
 
 
-def test_a_handful_of_nodes_keeps_the_trigger_on_problems_that_did_not_choose_them(organism):
+def test_the_circuit_keeps_more_than_any_random_set_on_problems_that_did_not_choose_it(organism):
+    """Onsets of a dozen problems are too few to say how small it can be; that it is no chance they show."""
     model, points, triggers = organism
-    found = find_circuit(model, points, trigger_ids=triggers, pool=1, sizes=[4, 6, 8, 30])
-    best = found.smallest(0.8)
-    assert len(best.sites) <= 8 and best.faithfulness.value > 0.7
-    assert best.faithfulness.value > best.random.high
+    found = find_circuit(model, points, trigger_ids=triggers, pool=4, sizes=[12])
+    rank = found.random_faithfulness(12)
+    assert rank.as_extreme == 0 and rank.effect > 0.5 > rank.median
+    assert "attn.3.h2" in map(str, found.order[:4])
