@@ -12,129 +12,22 @@ print(bt.compare_conditions(events).to_pandas())
 ```
 """
 
-from backtracking.core.answer_flow import answer_flow
-from backtracking.core.canary import AlignmentError, Canary, gold_canary
-from backtracking.core.completions import Completion, Completions
-from backtracking.core.errors import InputError, MissingFileError, ReceiptError, UnknownSiteError
-from backtracking.core.events import Event, OnsetRow, detect_events, onsets_of
-from backtracking.core.grading import Answer, Verdict, grade, read_answer
-from backtracking.core.interventions import (
-    BASELINE,
-    Add,
-    At,
-    Ban,
-    Condition,
-    Project,
-    Replace,
-    Scale,
-    Window,
-    parse_intervention,
-)
-from backtracking.core.multiplicity import benjamini_hochberg, holm
-from backtracking.core.null_draws import null_rank
-from backtracking.core.onsets import Lexicon, Onset, find_onsets, first_onset, has_backtracking
-from backtracking.core.power import PairedDesign, minimum_detectable, power
-from backtracking.core.problems import Problem
-from backtracking.core.prompts import VARIANTS, Prompting, Variant
-from backtracking.core.receipts import Receipt
-from backtracking.core.sites import Site
-from backtracking.core.statistics import Estimate, clustered_rate, non_inferiority, paired_difference, paired_p_value
-from backtracking.core.vectors import FixedVector, RandomVector
-from backtracking.experiments.comparison import Comparison, run_comparison
-from backtracking.experiments.config import Config, load_config
-from backtracking.experiments.phases import run_phases
-from backtracking.experiments.problem_sets import load_problems
-from backtracking.measures.ablation_scan import ablation_scan
-from backtracking.measures.baseline_metrics import baseline_metrics
-from backtracking.measures.behaviour import word_or_behaviour
-from backtracking.measures.conditions import ConditionComparison, compare_conditions
-from backtracking.measures.decision_ablation import decision_ablation
-from backtracking.measures.decision_points import decision_points
-from backtracking.measures.forks import compare_forks
-from backtracking.measures.logit_lens import logit_lens
-from backtracking.measures.random_draws import targeted_against_random
-from backtracking.measures.tradeoff import tradeoff
-from backtracking.measures.variants import compare_variants
-from backtracking.model.loading import load_model
-from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling import next_logits, sample
-from backtracking.model.self_check import Check, self_check
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "BASELINE",
-    "VARIANTS",
-    "Add",
-    "AlignmentError",
-    "Answer",
-    "At",
-    "Ban",
-    "Canary",
-    "Check",
-    "Comparison",
-    "Completion",
-    "Completions",
-    "Condition",
-    "ConditionComparison",
-    "Config",
-    "Estimate",
-    "Event",
-    "FixedVector",
-    "HookedReasoner",
-    "InputError",
-    "Lexicon",
-    "MissingFileError",
-    "Onset",
-    "OnsetRow",
-    "PairedDesign",
-    "Problem",
-    "Project",
-    "Prompting",
-    "RandomVector",
-    "Receipt",
-    "ReceiptError",
-    "Replace",
-    "Scale",
-    "Site",
-    "UnknownSiteError",
-    "Variant",
-    "Verdict",
-    "Window",
-    "ablation_scan",
-    "answer_flow",
-    "baseline_metrics",
-    "benjamini_hochberg",
-    "clustered_rate",
-    "compare_conditions",
-    "compare_forks",
-    "compare_variants",
-    "decision_ablation",
-    "decision_points",
-    "detect_events",
-    "find_onsets",
-    "first_onset",
-    "gold_canary",
-    "grade",
-    "has_backtracking",
-    "holm",
-    "load_config",
-    "load_model",
-    "load_problems",
-    "logit_lens",
-    "minimum_detectable",
-    "next_logits",
-    "non_inferiority",
-    "null_rank",
-    "onsets_of",
-    "paired_difference",
-    "paired_p_value",
-    "parse_intervention",
-    "power",
-    "read_answer",
-    "run_comparison",
-    "run_phases",
-    "sample",
-    "self_check",
-    "targeted_against_random",
-    "tradeoff",
-    "word_or_behaviour",
-]
+if TYPE_CHECKING:  # editors and type checkers see the names; at run time torch is loaded when one is used
+    from backtracking.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, importing the library at the first of them: the command line's help needs none."""
+    if name == "__all__" or not name.startswith("_"):
+        public = import_module("backtracking.public")
+        if name == "__all__" or name in public.__all__:
+            return globals().setdefault(name, getattr(public, name))
+    raise AttributeError(f"module 'backtracking' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted({*globals(), *import_module("backtracking.public").__all__})

@@ -42,6 +42,10 @@ class Estimate:
         """Return `34.2 % [28.0, 40.1]`, for values that are shares."""
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
+    def points(self) -> str:
+        """Return `-3.1 points [-7.0, +0.8]`, for differences of shares."""
+        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
 
 def clustered_rate(
     outcomes: Sequence[bool], clusters: Sequence[Hashable], *, seed: int = 0, level: float = 0.95

@@ -254,10 +254,19 @@ def load_config(path: str | Path) -> Config:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no sections; the least is model: {{hf_id: ...}}")
+    return read_config(content, where=str(path))
+
+
+def read_config(content: dict[str, Any], *, where: str) -> Config:
+    """Read a config's sections, as a file holds them.
+
+    Raises:
+        InputError: An unknown key or a value that cannot be; the line begins with `where`.
+    """
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {_explain(error)}") from error
+        raise InputError(f"{where}: {_explain(error)}") from error
 
 
 def _explain(error: ValidationError) -> str:

@@ -17,7 +17,10 @@ from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.grading import grade, read_gold
 from backtracking.core.power import intra_correlation
 from backtracking.experiments.problem_sets import load_problems
+from backtracking.workspace.paths import DATA_FOLDERS, find_data_file
 
+PHASE1, PHASE2 = "20251223_232541", "20251224_045331"
+"""The published study's run folders."""
 CAP = 512
 """New tokens at most, in the study's configs."""
 _POSITIONS = (
@@ -44,6 +47,25 @@ class SweepCell:
         )
         low, high = np.asarray(ends, dtype=float)
         return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class PublishedStudy:
+    """Where the files of the published study lie."""
+
+    phase1: Path
+    phase2: Path
+    problems: Path
+
+
+def find_published_study() -> PublishedStudy | None:
+    """The run folders of the published study and its problems, looked for in the data folders; None if one lacks."""
+    problems = find_data_file("gsm8k_200.jsonl")
+    for folder in (each / "published_runs" for each in DATA_FOLDERS):
+        phases = folder / PHASE1, folder / PHASE2
+        if problems is not None and all(phase.is_dir() for phase in phases):
+            return PublishedStudy(*phases, problems)
+    return None
 
 
 def read_published_events(run: Path) -> pd.DataFrame:
