@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -134,15 +133,30 @@ def _jobs(parts: Sequence[Path], folder: Path) -> list[_Job]:
 def _read_all(jobs: Sequence[_Job], reading: _Reading, workers: int) -> Iterator[None]:
     if workers < 1:
         raise InputError(f"{workers} workers cannot read anything; give at least 1")
-    work = partial(_read_part, reading=reading)
     if workers == 1:
-        yield from map(work, jobs)
+        yield from (_read_part(job, reading) for job in jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(work, jobs)
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_Worker.begin, initargs=(reading,)
+    ) as pool:
+        yield from pool.map(_Worker.read, jobs)
 
 
-def _read_part(job: _Job, *, reading: _Reading) -> None:
+class _Worker:
+    """A process that reads parts; it is told once how."""
+
+    reading: _Reading
+
+    @classmethod
+    def begin(cls, reading: _Reading) -> None:
+        cls.reading = reading
+
+    @classmethod
+    def read(cls, job: _Job) -> None:
+        _read_part(job, cls.reading)
+
+
+def _read_part(job: _Job, reading: _Reading) -> None:
     """Write the events and onsets of one part, unless they are there and were made from the same."""
     made_from = hashlib.sha256(job.part.read_bytes()).hexdigest() + reading.digest
     if all(_made_from(path) == made_from for path in (job.events, job.onsets)):
