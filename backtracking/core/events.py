@@ -6,8 +6,10 @@ onset columns are missing values, not -1.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args
 
 import pandas as pd
+import pyarrow as pa
 
 from backtracking.core.completions import Completion, FinishReason
 from backtracking.core.degeneration import ends_in_a_loop
@@ -122,6 +124,18 @@ def table(rows: Sequence[Event] | Sequence[OnsetRow], kind: type) -> pd.DataFram
         if field.type == (bool | None):
             frame[field.name] = frame[field.name].astype("boolean")
     return frame
+
+
+def schema(kind: type) -> pa.Schema:
+    """The table's columns as Parquet types, so that parts written one by one fit together; ids are text."""
+    return pa.schema([(field.name, _arrow_type(field.name, field.type)) for field in fields(kind)])
+
+
+def _arrow_type(name: str, annotated: Any) -> pa.DataType:
+    if name == "example_id":
+        return pa.string()
+    plain = [part for part in get_args(annotated) if part is not type(None)] or [annotated]
+    return {int: pa.int64(), bool: pa.bool_()}.get(plain[0], pa.string())
 
 
 def _event(completion: Completion, problem: Problem, onsets: Sequence[Onset]) -> Event:
