@@ -36,7 +36,7 @@ def print_json(document: Any) -> None:
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table, ready for a document."""
-    return json.loads(table.to_json(orient="records", double_precision=15))
+    return json.loads(str(table.to_json(orient="records", double_precision=15)))
 
 
 def _plain(value: Any) -> Any:
