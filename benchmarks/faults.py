@@ -41,7 +41,7 @@ from benchmarks.harness import circumstances, write_json
 CONFIG = {
     "run": {"name": "faults", "seed": 5, "output_dir": "runs"},
     "model": {"hf_id": "organism", "device": "cpu"},
-    "dataset": {"name": "organism", "max_examples": 4},
+    "dataset": {"name": "organism", "max_examples": 8},
     "generation": {"num_samples_per_prompt": 2, "max_new_tokens": 48, "batch_size": 2},
     "conditions": {"head off": ["attn.1.h0*0@decode"]},
 }

@@ -146,15 +146,16 @@ def _exact(written: str) -> Fraction | None:
     whole, *rest = _AT_POINT.split(written, maxsplit=1)
     decimals = rest[0] if rest else ""
     digits = "".join(_RUN.findall(whole)) + decimals
-    if len(digits) > MAX_DIGITS:
+    # the pattern knows digits of newer scripts than Python does
+    if len(digits) > MAX_DIGITS or not digits.isdecimal():
         return None
     return Fraction(int(digits), 10 ** len(decimals))
 
 
-def _integer(written: str) -> int:
+def _integer(written: str) -> int | None:
     sign = -1 if written[0] in _MINUS else 1
     digits = written.lstrip("+\uff0b" + _MINUS)
-    return sign * int(digits[:MAX_DIGITS])
+    return sign * int(digits[:MAX_DIGITS]) if digits.isdecimal() else None
 
 
 def _ratio(numerator: Fraction | None, denominator: Fraction | None) -> Fraction | None:
@@ -163,13 +164,13 @@ def _ratio(numerator: Fraction | None, denominator: Fraction | None) -> Fraction
 
 def _scaled(value: Fraction, tail: re.Match[str]) -> Fraction | None:
     exponent = _integer(next(group for group in tail.groups() if group))
-    return value * Fraction(10) ** exponent if abs(exponent) <= MAX_DIGITS else None
+    return None if exponent is None or abs(exponent) > MAX_DIGITS else value * Fraction(10) ** exponent
 
 
 def _power(value: Fraction, tail: re.Match[str]) -> Fraction | None:
     exponent = _integer(tail[1] or tail[2])
     size = max(value.numerator.bit_length(), value.denominator.bit_length())
-    if abs(exponent) * size > 3 * MAX_DIGITS or (value == 0 and exponent < 0):
+    if exponent is None or abs(exponent) * size > 3 * MAX_DIGITS or (value == 0 and exponent < 0):
         return None
     return value**exponent
 
@@ -196,7 +197,7 @@ def _mixed(whole: Fraction, tail: re.Match[str]) -> Fraction | None:
 
 
 def _clock(hour: Fraction, tail: re.Match[str]) -> Fraction | None:
-    return hour if int(tail[1]) == 0 else None
+    return hour if tail[1].isdecimal() and int(tail[1]) == 0 else None
 
 
 _Combine = Callable[[Fraction, re.Match[str]], Fraction | None]

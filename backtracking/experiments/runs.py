@@ -133,7 +133,8 @@ class RunFolder:
         if "example_id" in frame:
             frame = frame.assign(example_id=frame["example_id"].astype(str))
         frame = hide_in_frame(frame, name=f"{name}.parquet")
-        frame = frame.assign(**{name: frame[name].map(_in_utf8) for name in frame.select_dtypes(object)})
+        texts = [name for name in frame if frame[name].dtype == object or isinstance(frame[name].dtype, pd.StringDtype)]
+        frame = frame.assign(**{name: frame[name].astype(object).map(_in_utf8) for name in texts})
         with replacing(self.path / f"{name}.parquet") as temporary:
             frame.to_parquet(temporary, index=False)
 

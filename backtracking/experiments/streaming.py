@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from backtracking.core.atomic import replacing
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError, MissingFileError
-from backtracking.core.events import Event, OnsetRow, detect_events, schema
+from backtracking.core.events import Event, OnsetRow, detect_events, schema, table
 from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon
 from backtracking.core.problems import Problem, check_problems
 from backtracking.core.prompts import Prompting
@@ -171,9 +171,9 @@ def _read_part(job: _Job, reading: _Reading) -> None:
         ) from error
     for path, rows, kind in ((job.events, events, Event), (job.onsets, onsets, OnsetRow)):
         columns = schema(kind).with_metadata({_MADE_FROM: made_from.encode()})
-        lines = [asdict(row) | {"example_id": str(row.example_id)} for row in rows]
+        lines = table(rows, kind).assign(example_id=[str(row.example_id) for row in rows])
         with replacing(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(lines, columns), temporary, compression="zstd")
+            pq.write_table(pa.Table.from_pandas(lines, columns, preserve_index=False), temporary, compression="zstd")
 
 
 def _made_from(path: Path) -> str | None:

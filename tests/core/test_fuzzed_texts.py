@@ -60,3 +60,12 @@ def test_number_dense_text_is_read_in_linear_time(piece):
 
     short = min(seconds(5_000) for _ in range(3))
     assert seconds(80_000) < 16 * 4 * short + 0.05
+
+
+@pytest.mark.parametrize(
+    "text", ["Final: \U00016134", "\\boxed{3^\U00011f51}", "5:\U00016d72", "1 \\times 10^{\U00016130}"]
+)
+def test_digits_of_scripts_newer_than_python_are_numbers_without_a_value(text):
+    """Found by fuzzing: the pattern's Unicode is newer than Python's, whose `int` then raised."""
+    read(completion_of(0, 0, text))
+    assert all(numeral.value is None or numeral.value in (1, 3, 5) for numeral in find_numerals(text))
