@@ -103,7 +103,7 @@ class Origin:
     plan: str
     """Digest of the rows, prompts and settings of the whole group."""
     weights: str
-    """Digest of the model's weights."""
+    """Digest of the model's weights; empty for a model made in memory."""
     rows_at_once: int
     """Seats of the batch, which decide how the plan is cut into parts."""
     number: int

@@ -102,7 +102,8 @@ def _value_at(text: str, match: re.Match[str], end: int) -> tuple[Fraction | Non
     if match["vulgar"]:
         return _vulgar(match["vulgar"]), match.end()
     value, stop = _exact(match["decimal"]), match.end()
-    gap = _GAP.match(text, stop, min(end, stop + _REACH)).end()
+    blank = _GAP.match(text, stop, min(end, stop + _REACH))
+    gap = stop if blank is None else blank.end()
     following = text[gap] if gap < end else "\n"
     following = "0" if following.isdecimal() else following
     for opens, pattern, combine in _TAILS:

@@ -129,7 +129,7 @@ def read_published_sweep(run: Path, name: str) -> tuple[SweepCell, ...]:
     if lacking:
         raise InputError(f"{path} has no columns {lacking}; is it a phase 2 folder of the published study?")
     numbers = frame[[*needed[1:], *(["scale"] if "scale" in frame else [])]].apply(pd.to_numeric, errors="coerce")
-    if numbers.isna().to_numpy().any() or (numbers["total"] < 1).to_numpy().any():
+    if numbers.isna().to_numpy().any() or bool((numbers["total"] < 1).sum()):
         raise InputError(f"{path} is damaged: a count or a scale is no number; copy the run folder again")
     scales = frame["scale"] if "scale" in frame else (frame["num_components"] == 0).astype(float)
     columns = (frame[c] for c in ("subset_name", "total", "backtracking_count", "correct_count"))
@@ -195,7 +195,7 @@ def _require_whole(path: Path, frame: pd.DataFrame) -> None:
             values = frame[name].astype(kind)  # pyright: ignore[reportArgumentType, reportCallIssue]
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged: {name} holds what is no {kind}; copy the run folder again") from error
-        if values.isna().any():
+        if bool(values.isna().to_numpy().any()):
             line = int(values.isna().to_numpy().argmax()) + 2
             raise InputError(f"{path} is damaged: line {line} has no {name}; copy the run folder again")
     twice = frame.duplicated(["variant", "condition", "example_id", "sample_id"])

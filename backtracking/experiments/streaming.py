@@ -204,6 +204,6 @@ def _join(parts: Sequence[Path], target: Path, columns: pa.Schema) -> int:
 def _save(comparisons: Mapping[str, ConditionComparison], folder: Path) -> None:
     for variant, found in comparisons.items():
         name = "" if len(comparisons) == 1 else f"_{variant}"
-        for table, rows in (("conditions", found.to_pandas()), ("paired_differences", found.paired_to_pandas())):
-            with replacing(folder / f"{table}{name}.csv") as temporary:
+        for kind, rows in (("conditions", found.to_pandas()), ("paired_differences", found.paired_to_pandas())):
+            with replacing(folder / f"{kind}{name}.csv") as temporary:
                 rows.to_csv(temporary, index=False, lineterminator="\n")

@@ -155,7 +155,7 @@ class Study:
             self.folder.log("memory", group=group, plan=str(memory), rows=memory.rows)
         seats = int(held[group])
         work = units(rows, seats * ROUNDS if seats > 1 else 1)
-        origins = [Origin(plan, self.model.weights_hash, seats, number) for number in range(len(work))]
+        origins = [Origin(plan, self.model.weights_hash or "", seats, number) for number in range(len(work))]
         parts = [sound_part(self.folder, group, origins[number], unit) for number, unit in enumerate(work)]
         done = sum(len(part) for part in parts if part is not None)
         self.progress(f"sampling {group}", done, len(rows))

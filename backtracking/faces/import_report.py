@@ -3,11 +3,13 @@
 import math
 from pathlib import Path
 
+import plotly.graph_objects as go
+
 from backtracking.core.interventions import BASELINE
 from backtracking.core.statistics import Estimate
 from backtracking.experiments.import_run import ImportedRun
 from backtracking.experiments.imported_tables import ALL_VARIANTS, NOTHING, ImportedArm
-from backtracking.faces.figures import rates_by_condition
+from backtracking.faces.figures import Theme, rates_by_condition
 from backtracking.faces.report import write_pages
 from backtracking.faces.report_content import Grid, Report, points
 from backtracking.measures.conditions import ConditionComparison, ConditionRow
@@ -19,9 +21,13 @@ def write_import_report(run: ImportedRun) -> tuple[Path, Path]:
     Returns:
         The paths of the two reports.
     """
-    figures = {}
-    if run.arms:
-        figures["rates_by_condition"] = rates_by_condition(_comparison(run))
+
+    def figures(theme: Theme) -> dict[str, go.Figure]:
+        model = run.config.model.hf_id
+        return (
+            {"rates_by_condition": rates_by_condition(_comparison(run), model=model, theme=theme)} if run.arms else {}
+        )
+
     return write_pages(compose_import(run), figures, run.folder.path)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from backtracking.faces.figures import BACKTRACKING, FONT, RIGHT
+from backtracking.faces.figures.style import FONT, palette
 from backtracking.measures.activation_patching import ActivationPatching
 from backtracking.measures.attention_patterns import AttentionPatterns
 from backtracking.measures.attribution_patching import AttributionPatching
@@ -13,6 +13,7 @@ from backtracking.measures.circuit_tables import Circuit
 from backtracking.measures.path_patching import PathPatching
 
 GREY = "#6b7280"
+BACKTRACKING, RIGHT = palette("light").first, palette("light").second
 _LEVEL = 0.05
 _WORDS = {
     "denoise": "control run with the onset's activation; blue: it brings the trigger",

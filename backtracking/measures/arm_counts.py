@@ -129,16 +129,15 @@ def count_tables(tables: Iterable[pd.DataFrame]) -> dict[str, dict[str, ArmCount
         columns = [np.ones(len(rows)), *(rows["verdict"] == word for word in VERDICTS)]
         columns += [rows["has_backtracking_strict"], rows["degenerate"], rows["completion_tokens"]]
         values = np.column_stack([np.asarray(column, dtype=np.int64) for column in columns])
-        firsts = keys[~keys.duplicated()].itertuples(index=False)
+        firsts = keys.drop_duplicates().to_numpy().tolist()
         sums = np.zeros((int(group.max(initial=-1)) + 1, len(_COLUMNS)), dtype=np.int64)
         np.add.at(sums, group, values)
         samples: list[list[int]] = [[] for _ in sums]
         for place, sample in zip(group.tolist(), rows["sample_id"].tolist(), strict=True):
             samples[place].append(sample)
-        for key, sample_ids, total in zip(firsts, samples, sums, strict=True):
-            arms = variants.setdefault(str(key.variant), {})
-            name = str(key.condition)
-            arms.setdefault(name, ArmCounts(name)).add(str(key.example_id), sample_ids, total)
+        for (variant, condition, problem), sample_ids, total in zip(firsts, samples, sums, strict=True):
+            arms = variants.setdefault(variant, {})
+            arms.setdefault(condition, ArmCounts(condition)).add(problem, sample_ids, total)
     return variants
 
 

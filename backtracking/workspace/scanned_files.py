@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,7 +80,7 @@ def _files(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot look for secrets in {path}: there is no such file")
 
 
-def _scan(stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     yield from _found_in(name, [Path(name.rpartition("!")[2]).name], known, by_row=False)
     head = stream.read(512)
     stream.seek(0)
@@ -117,9 +117,7 @@ def _encoding(head: bytes) -> str:
     return "latin-1" if b"\0" in head else "utf-8"
 
 
-def _scan_text(
-    stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], encoding: str
-) -> Iterator[FileFinding]:
+def _scan_text(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], encoding: str) -> Iterator[FileFinding]:
     text = io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline="")
     try:
         yield from _pieces(text, name, known)
@@ -142,21 +140,17 @@ def _pieces(text: io.TextIOWrapper, name: str, known: tuple[KnownValue, ...]) ->
         column = len(gone) - gone.rfind("\n") - 1 if "\n" in gone else column + len(gone)
 
 
-def _scan_gzip(
-    stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int
-) -> Iterator[FileFinding]:
-    with gzip.GzipFile(fileobj=stream, mode="rb") as inner:
-        yield from _scan(inner, f"{name}!{Path(name).stem}", known, depth)
+def _scan_gzip(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+    with gzip.open(stream, mode="rb") as inner:
+        yield from _scan(cast(IO[bytes], inner), f"{name}!{Path(name).stem}", known, depth)
 
 
-def _scan_zstd(
-    stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int
-) -> Iterator[FileFinding]:
+def _scan_zstd(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd") as inner:
         yield from _scan(io.BytesIO(inner.read()), f"{name}!{Path(name).stem}", known, depth)
 
 
-def _scan_zip(stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan_zip(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with zipfile.ZipFile(stream) as archive:
         yield from _found_in(f"{name} (comment)", [archive.comment.decode("utf-8", "replace")], known, by_row=False)
         for member in archive.infolist():
@@ -167,7 +161,7 @@ def _scan_zip(stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...
                     yield from _scan(inner, f"{name}!{member.filename}", known, depth)
 
 
-def _scan_tar(stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan_tar(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for member in archive:
             inner = archive.extractfile(member) if member.isfile() else None
@@ -175,9 +169,7 @@ def _scan_tar(stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...
                 yield from _scan(inner, f"{name}!{member.name}", known, depth)
 
 
-def _scan_parquet(
-    stream: io.BufferedIOBase, name: str, known: tuple[KnownValue, ...], _depth: int
-) -> Iterator[FileFinding]:
+def _scan_parquet(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], _depth: int) -> Iterator[FileFinding]:
     file = pq.ParquetFile(stream)
     for key, value in (file.schema_arrow.metadata or {}).items():
         text = f"{key.decode('utf-8', 'replace')} = {value.decode('utf-8', 'replace')}"

@@ -1,4 +1,6 @@
-"""On the organism: the head that notices an error is named one token before the decision, and no random set of nodes keeps it."""
+"""On the organism: the head that notices an error is named one token before the decision,
+and no random set of nodes keeps it.
+"""
 
 import pytest
 
