@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from backtracking.core.errors import AlignmentError, InputError, ReceiptError
 from backtracking.faces import (
+    analysis_commands,
     fetch_commands,
     figure_commands,
     organism_commands,
@@ -27,6 +28,7 @@ from backtracking.workspace.environment import prepare_environment
 from backtracking.workspace.secrets import redact
 
 INTERRUPTED = 130
+LOOK, KEEP = "Look at results", "Bring in, keep and check"
 HELP = """Find, measure and switch off backtracking in reasoning models.
 
 Start with: backtracking run --config configs/demo.yaml
@@ -53,12 +55,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=HELP,
 )
-app.add_typer(organism_commands.app, name="organism")
-phase_commands.add_to(app)
-view_command.add_to(app)
-fetch_commands.add_to(app)
-workspace_commands.add_to(app)
-app.command()(figure_commands.figures)
 
 
 @app.callback()
@@ -133,6 +129,15 @@ def smoke(
         f"a figure of {drawn} characters drawn"
     )
     answer(document, lines, as_json=as_json)
+
+
+phase_commands.add_to(app)
+app.command("view", rich_help_panel=LOOK)(view_command.view)
+app.command("figures", rich_help_panel=LOOK)(figure_commands.figures)
+app.command("analyse", rich_help_panel=LOOK)(analysis_commands.analyse)
+fetch_commands.add_to(app, panel=KEEP)
+workspace_commands.add_to(app, panel=KEEP)
+app.add_typer(organism_commands.app, name="organism", rich_help_panel=KEEP)
 
 
 def main() -> None:

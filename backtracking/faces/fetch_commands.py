@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-out = Console()
+from backtracking.faces.options import RUNS, AsJson
+from backtracking.faces.output import answer
+
 fetch = typer.Typer(no_args_is_help=True, help="Fetch a data set or a model from the Hub: pinned, checked, resumable.")
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit; the default branch if not given.")]
 Offline = Annotated[
@@ -14,11 +15,11 @@ Offline = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
+def add_to(app: typer.Typer, *, panel: str) -> None:
     """Add the commands to the command line."""
-    app.add_typer(fetch, name="fetch")
-    app.command("import-run")(import_run)
-    app.command("new")(new)
+    app.add_typer(fetch, name="fetch", rich_help_panel=panel)
+    app.command("import-run", rich_help_panel=panel)(import_run)
+    app.command("new", rich_help_panel=panel)(new)
 
 
 @fetch.command()
@@ -29,6 +30,7 @@ def dataset(
     config: Annotated[str | None, typer.Option(help="Configuration, where the data set has several.")] = None,
     split: Annotated[str, typer.Option(help="Such as train.")] = "test",
     to: Annotated[Path | None, typer.Option(help="File to write; data/processed/<name>.jsonl if not given.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch problems into data/processed, with their source and checksum beside them.
 
@@ -37,8 +39,12 @@ def dataset(
     from backtracking.experiments.hub_problems import fetch_dataset
 
     found = fetch_dataset(name, config=config, split=split, revision=revision, offline=offline, to=to)
-    _say(f"{found.problems} problems at {found.path}")
-    _say(f"commit {found.revision}, sha256 {found.sha256}; both are kept in {found.sidecar}")
+    lines = [
+        f"{found.problems} problems at {found.path}",
+        f"commit {found.revision}, sha256 {found.sha256}; both are kept in {found.sidecar}",
+    ]
+    document = {"problems": found.problems, "path": found.path, "revision": found.revision, "sha256": found.sha256}
+    answer(document, lines, as_json=as_json)
 
 
 @fetch.command()
@@ -46,6 +52,7 @@ def model(
     name: Annotated[str, typer.Argument(help="Hub id, such as Qwen/Qwen2.5-0.5B.")],
     revision: Revision = None,
     offline: Offline = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch a model into the local cache: safetensors, tokenizer and config, no pickle.
 
@@ -55,17 +62,22 @@ def model(
 
     found = fetch_model(name, revision=revision, offline=offline)
     checked = "checksums agree with the Hub's" if found.checked else "offline, so not compared with the Hub's checksums"
-    _say(f"{len(found.files)} files, {found.size / GIB:.2f} GiB, at {found.folder}")
-    _say(f"commit {found.revision}; {checked}")
-    _say(f"pin it in a config: model: {{hf_id: {name}, revision: {found.revision}}}")
+    lines = [
+        f"{len(found.files)} files, {found.size / GIB:.2f} GiB, at {found.folder}",
+        f"commit {found.revision}; {checked}",
+        f"pin it in a config: model: {{hf_id: {name}, revision: {found.revision}}}",
+    ]
+    document = {"files": list(found.files), "bytes": found.size, "folder": found.folder}
+    answer(document | {"revision": found.revision, "checked": found.checked}, lines, as_json=as_json)
 
 
 def import_run(
     path: Annotated[Path, typer.Argument(help="Run folder of the published study.")],
-    runs: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = RUNS,
     problems: Annotated[
         Path | None, typer.Option(help="Its problem set; the one its config names if not given.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a run folder of the published study a run of ours: events, regraded verdicts, tables, report.
 
@@ -76,11 +88,10 @@ def import_run(
 
     found = import_run(path, out=runs, problems=problems)
     _, page = write_import_report(found)
-    for line in compose_import(found).findings:
-        _say(line)
-    for line in found.missing:
-        _say(f"missing: {line}")
-    _say(f"report: {page}")
+    findings = compose_import(found).findings
+    lines = [*findings, *(f"missing: {line}" for line in found.missing), f"report: {page}"]
+    document = {"folder": found.folder.path, "findings": list(findings), "missing": list(found.missing), "report": page}
+    answer(document, lines, as_json=as_json)
 
 
 def new(
@@ -90,6 +101,7 @@ def new(
     config: Annotated[
         Path | None, typer.Option(help="Config to begin from; the embedded model's if not given.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make an experiment folder: config, notebook, and a README with question, method and findings.
 
@@ -98,12 +110,7 @@ def new(
     from backtracking.experiments.new_experiment import new_experiment
 
     made = new_experiment(name, folder=folder, phase2=phase2, config=config)
-    for path in (made.config, made.notebook, made.readme):
-        _say(f"made {path}")
-    _say(
-        f"next: write the question into {made.readme}; then cd {made.folder} && backtracking plan --config config.yaml"
-    )
-
-
-def _say(text: str) -> None:
-    out.print(text, soft_wrap=True, highlight=False, markup=False)
+    paths = {"config": made.config, "notebook": made.notebook, "readme": made.readme}
+    follows = f"then cd {made.folder} && backtracking plan --config config.yaml"
+    lines = [*(f"made {path}" for path in paths.values()), f"next: write the question into {made.readme}; {follows}"]
+    answer({"folder": made.folder} | paths, lines, as_json=as_json)

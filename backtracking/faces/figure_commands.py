@@ -6,14 +6,17 @@ from typing import Annotated
 import typer
 
 from backtracking.faces.bars import err
+from backtracking.faces.options import RUNS, AsJson
+from backtracking.faces.output import answer
 
 
 def figures(
     run: Annotated[str | None, typer.Argument(help="Folder or id of a run; the current one if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; the run's own figures/ if not given.")] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = RUNS,
     kinds: Annotated[str, typer.Option("--formats", help="Of html, json, svg and png.")] = "html,json,svg,png",
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
+    as_json: AsJson = False,
 ) -> None:
     """Draw every figure of a run: as a page, as JSON, and as SVG and PNG where there is a Chrome or Chromium.
 
@@ -50,5 +53,4 @@ def figures(
         raise InputError(f"{folder.run_id} has no tables to draw yet; finish it with backtracking run")
     written = save_figures(drawn, out or folder.path / "figures", formats=chosen)
     err.print(f"{len(drawn)} figures of {folder.run_id}", soft_wrap=True, highlight=False, markup=False)
-    for path in written:
-        typer.echo(path)
+    answer({"run_id": folder.run_id, "files": list(written)}, map(str, written), as_json=as_json)

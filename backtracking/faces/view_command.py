@@ -5,16 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from backtracking.faces.bars import Bars
-
-out = Console()
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("view")(view)
+from backtracking.faces.bars import Bars, err
+from backtracking.faces.options import RUNS, AsJson
+from backtracking.faces.output import answer
 
 
 def view(
@@ -27,19 +21,17 @@ def view(
     condition: Annotated[
         list[str] | None, typer.Option(help="Show and measure this condition alone; may be given several times.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = RUNS,
+    as_json: AsJson = False,
 ) -> None:
     """Look through the completions of a run: onsets, verdicts, arms side by side, what was measured at a token.
 
     It is served to this machine alone until Ctrl-C. Measuring runs the model over the completions again, each
     under its own interventions, and keeps the result in the run's traces.parquet.
 
-    Examples:
-        backtracking view
+    With --export it is one offline HTML file instead.
 
-        backtracking view 20260101_120000_demo --measure 40
-
-        backtracking view runs/20260101_120000_demo --export traces.html
+    Example: backtracking view --measure 40 --export traces.html
     """
     from backtracking.faces.viewer.gallery import gallery_of
     from backtracking.faces.viewer.page import export_page
@@ -51,14 +43,17 @@ def view(
     gallery = gallery_of(study, conditions=chosen)
     if export is not None:
         path = export_page(gallery, export)
-        _say(f"viewer: {path} ({len(gallery.entries)} completions, {path.stat().st_size / 1e6:.1f} MB)")
+        document = {"file": path, "completions": len(gallery.entries), "bytes": path.stat().st_size}
+        line = f"viewer: {path} ({len(gallery.entries)} completions, {path.stat().st_size / 1e6:.1f} MB)"
+        answer(document, [line], as_json=as_json)
         return
     with ViewerServer(gallery, port=port) as server:
-        _say(f"viewer: {server.url} ({len(gallery.entries)} completions of {gallery.title}; Ctrl-C ends it)")
+        line = f"viewer: {server.url} ({len(gallery.entries)} completions of {gallery.title}; Ctrl-C ends it)"
+        answer({"url": server.url, "completions": len(gallery.entries)}, [line], as_json=as_json)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            _say("viewer ended")
+            err.print("viewer ended", markup=False)
 
 
 def _opened(run: str | None, runs: Path) -> Any:
@@ -86,8 +81,4 @@ def _measured(study: Any, conditions: Sequence[str], most: int) -> None:
         study.progress = bars.update
         done = measure_run(study, chosen, most=most)
     left_out = f"; {done.left_out} under vectors that text cannot give back were left out" if done.left_out else ""
-    _say(f"traces: {done.new} measured now, {done.held} before{left_out}")
-
-
-def _say(text: str) -> None:
-    out.print(text, soft_wrap=True, highlight=False, markup=False)
+    err.print(f"traces: {done.new} measured now, {done.held} before{left_out}", soft_wrap=True, markup=False)

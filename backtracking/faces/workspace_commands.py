@@ -1,12 +1,12 @@
 """Commands around the science: look over the machine, guard secrets, save a run and bring it back."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+
+from backtracking.faces.options import RUNS, AsJson
+from backtracking.faces.output import answer, out, print_json, say
 
 Run = Annotated[str | None, typer.Argument(help="Id or folder of a run; the current run if not given.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
@@ -14,33 +14,32 @@ Out = Annotated[Path, typer.Option("--out", help="Folder of snapshots.")]
 MaxSize = Annotated[float, typer.Option("--max-size", help="MiB up to which generations travel as files.")]
 Without = Annotated[bool, typer.Option("--without-completions", help="Leave generations out.")]
 Branch = Annotated[str | None, typer.Option(help="Branch of the remote; backups/<run id> if not given.")]
-out = Console()
 
 
-def add_to(app: typer.Typer) -> None:
+def add_to(app: typer.Typer, *, panel: str) -> None:
     """Add these commands to the command line."""
     for name, command in COMMANDS.items():
-        app.command(name)(command)
+        app.command(name, rich_help_panel=panel)(command)
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Look over this machine: each line a verdict and, where something is amiss, a remedy.
 
     Exit status 1 if anything is bad.
+
+    Example: backtracking doctor
     """
     from backtracking.workspace.doctor import examine
 
     findings = examine()
     if as_json:
-        sys.stdout.write(json.dumps([finding.as_dict() for finding in findings], indent=2) + "\n")
+        print_json([finding.as_dict() for finding in findings])
     else:
         for finding in findings:
             mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}[finding.verdict]
             out.print(mark, end=" ")
             remedy = f" -> {finding.remedy}" if finding.remedy else ""
-            _say(f"{finding.what}: {finding.value}{remedy}")
+            say(f"{finding.what}: {finding.value}{remedy}")
     if any(finding.verdict == "bad" for finding in findings):
         raise typer.Exit(1)
 
@@ -49,6 +48,7 @@ def guard(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Files and folders; all files that git keeps if none is given.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Look for secrets; each is a line `file:line: kind`, and its value is never shown.
 
@@ -62,8 +62,8 @@ def guard(
 
     chosen = files or tracked_files(repository())
     found = scan_files(chosen)
-    for each in found:
-        _say(str(each))
+    document = {"findings": [{"file": each.file, "line": each.found.line, "kind": each.found.kind} for each in found]}
+    answer(document, map(str, found), as_json=as_json)
     if found:
         raise typer.Exit(1)
 
@@ -74,7 +74,8 @@ def snapshot(
     folder: Out = Path("snapshots"),
     max_size: MaxSize = 50,
     without_completions: Without = False,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's config, tables, figures, report and generations to a folder with checksums.
 
@@ -89,7 +90,7 @@ def snapshot(
         made = snapshot_run(
             _run(run, runs), folder, max_size=int(max_size * 2**20), without_completions=without_completions
         )
-    _tell(made)
+    answer(_document(made), _lines(made), as_json=as_json)
 
 
 def backup(
@@ -99,7 +100,8 @@ def backup(
     folder: Out = Path("snapshots"),
     max_size: MaxSize = 50,
     without_completions: Without = False,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
 ) -> None:
     """Snapshot a run, commit it to a branch of its own, and push that; your branch and files stay as they are.
 
@@ -118,10 +120,14 @@ def backup(
         max_size=int(max_size * 2**20),
         without_completions=without_completions,
     )
-    _tell(saved.snapshot)
     what = "pushed" if saved.new else "unchanged since the last backup"
-    _say(f"{what}: {saved.branch} at {saved.remote}, commit {saved.commit[:12]}")
-    _say(f"elsewhere: backtracking restore {saved.snapshot.name} --from {saved.remote}")
+    lines = [
+        *_lines(saved.snapshot),
+        f"{what}: {saved.branch} at {saved.remote}, commit {saved.commit[:12]}",
+        f"elsewhere: backtracking restore {saved.snapshot.name} --from {saved.remote}",
+    ]
+    pushed = {"branch": saved.branch, "remote": saved.remote, "commit": saved.commit, "new": saved.new}
+    answer(_document(saved.snapshot) | pushed, lines, as_json=as_json)
 
 
 def restore(
@@ -129,7 +135,8 @@ def restore(
     source: Annotated[str, typer.Option("--from", help="A remote, or a folder with snapshots.")] = "origin",
     branch: Branch = None,
     archive: Annotated[Path | None, typer.Option(help="Archive of generations that the snapshot names.")] = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
 ) -> None:
     """Bring a run back from a remote or a snapshot, checked; `run` then continues it.
 
@@ -138,11 +145,12 @@ def restore(
     from backtracking.workspace.restoration import restore as bring
 
     back = bring(run, source=source, runs=runs, branch=branch, archive=archive)
-    _say(f"restored: {back.folder}; backtracking run with its config continues it")
+    lines = [f"restored: {back.folder}; backtracking run with its config continues it"]
     if not back.complete:
-        _say(f"note: generations are missing; they are in {back.archive}, give it with --archive")
-    for note in back.left_out:
-        _say(f"note: left out of the snapshot: {note}")
+        lines.append(f"note: generations are missing; they are in {back.archive}, give it with --archive")
+    lines += [f"note: left out of the snapshot: {note}" for note in back.left_out]
+    document = {"folder": back.folder, "complete": back.complete, "left_out": list(back.left_out)}
+    answer(document, lines, as_json=as_json)
 
 
 COMMANDS: dict[str, Any] = {
@@ -163,13 +171,14 @@ def _run(name: str | None, runs: Path) -> Path:
     return Path(name) if (Path(name) / "manifest.json").is_file() else runs / name
 
 
-def _tell(made: Any) -> None:
-    _say(f"snapshot: {made.folder}, {len(made.items)} files, {made.size / 2**20:.1f} MiB")
+def _lines(made: Any) -> list[str]:
+    said = [f"snapshot: {made.folder}, {len(made.items)} files, {made.size / 2**20:.1f} MiB"]
     if made.archive is not None:
-        _say(f"generations: {made.folder.parent / made.archive.path}, {made.archive.size / 2**20:.1f} MiB")
-    for note in made.left_out:
-        _say(f"note: left out: {note}")
+        place = made.folder.parent / made.archive.path
+        said.append(f"generations: {place}, {made.archive.size / 2**20:.1f} MiB")
+    return said + [f"note: left out: {note}" for note in made.left_out]
 
 
-def _say(text: str) -> None:
-    out.print(text, soft_wrap=True, highlight=False, markup=False)
+def _document(made: Any) -> dict[str, Any]:
+    archive = None if made.archive is None else made.folder.parent / made.archive.path
+    return {"folder": made.folder, "files": len(made.items), "bytes": made.size, "archive": archive}

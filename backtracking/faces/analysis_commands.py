@@ -1,0 +1,55 @@
+"""The command that analyses any number of completions in bounded memory."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backtracking.faces.bars import Bars
+from backtracking.faces.condition_table import print_conditions
+from backtracking.faces.options import AsJson, Quiet
+from backtracking.faces.output import answer, out, records
+
+
+def analyse(
+    folder: Annotated[Path, typer.Argument(help="A run, or a folder of Parquet files of completions.")],
+    problems: Annotated[
+        Path | None, typer.Option(help="Problem file; the problems.jsonl of the folder if not given.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder to write to; FOLDER/analysis if not given.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read files side by side.")] = 1,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find onsets, grade and compare conditions, file after file, however many completions there are.
+
+    Writes events.parquet, onsets.parquet and tables; an analysis that was interrupted continues.
+
+    Example: backtracking analyse runs/20261121_061916_demo --workers 2
+    """
+    from backtracking.core.errors import MissingFileError
+    from backtracking.experiments.problem_sets import load_problems
+    from backtracking.experiments.streaming import analyse as analyse_parts
+
+    inside = folder / "completions"
+    parts = sorted((inside if inside.is_dir() else folder).glob("*.parquet"))
+    if not parts:
+        raise MissingFileError(f"{folder} holds no Parquet files of completions; give a run or a folder of them")
+    with Bars(quiet=quiet) as bars:
+        found = analyse_parts(
+            parts,
+            load_problems(problems or folder / "problems.jsonl"),
+            out=to or folder / "analysis",
+            workers=workers,
+            progress=bars.update,
+        )
+    if not quiet and not as_json:
+        for comparison in found.comparisons.values():
+            print_conditions(comparison.to_pandas(), out)
+    document = {
+        "folder": found.folder,
+        "completions": found.completions,
+        "triggers": found.onsets,
+        "conditions": {variant: records(each.to_pandas()) for variant, each in found.comparisons.items()},
+    }
+    answer(document, [f"{found.completions} completions analysed in {found.folder}"], as_json=as_json)
