@@ -101,8 +101,9 @@ def refuse_secrets(text: str, *, where: str | Path, remedy: str = "remove it, or
     """
     found = find_secrets(text)
     if found:
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        raise SecretError(f"{where}, line {found[0].line}: {found[0].kind}{more}; {remedy}")
+        first, *others = found
+        more = f" and {len(others)} more" if others else ""
+        raise SecretError(f"{where}, line {first.line}: {first.kind}{more}; {remedy}")
 
 
 def _spans(text: str, known: Sequence[KnownValue]) -> list[_Span]:
