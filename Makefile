@@ -6,7 +6,7 @@ TORCH := 2.13.0
 # Address of an index with CPU builds of torch, for machines without a GPU whose pip finds none.
 TORCH_INDEX ?=
 
-.PHONY: help setup bootstrap demo test check lint format bench doctor smoke notebook lock clean
+.PHONY: help setup bootstrap demo test check lint format bench figures doctor smoke notebook lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,14 +45,18 @@ bench: setup  ## time the engine against its peers (needs an idle machine, an ho
 	$(BIN)/python benchmarks/scan.py --model organism
 	$(BIN)/python benchmarks/scan.py --model smollm2
 
+figures: setup  ## draw every figure type from a run on the embedded model into figures/ (needs a Chrome or Chromium)
+	$(BIN)/backtracking run --config configs/demo.yaml --quiet
+	$(BIN)/backtracking figures --out figures --formats svg
+
 doctor: setup  ## look over this machine
 	$(BIN)/backtracking doctor
 
 smoke: setup  ## load a model, sample, cache, draw: does everything work here?
 	$(BIN)/backtracking smoke
 
-notebook: setup  ## start JupyterLab
-	$(BIN)/jupyter lab
+notebook: setup  ## start JupyterLab in notebooks/
+	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 lock: setup  ## resolve the dependencies anew into requirements.lock
 	TORCH=$(TORCH) sh tools/lock.sh

@@ -30,38 +30,58 @@ from backtracking.core.statistics import Estimate, clustered_rate, non_inferiori
 from backtracking.core.vectors import FixedVector, RandomVector
 from backtracking.experiments.comparison import Comparison, run_comparison
 from backtracking.experiments.config import Config, load_config
+from backtracking.experiments.hub_problems import FetchedDataset, fetch_dataset
+from backtracking.experiments.import_run import ImportedRun, import_run
+from backtracking.experiments.new_experiment import NewExperiment, new_experiment
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.problem_sets import load_problems
+from backtracking.experiments.published import PublishedStudy, find_published_study
+from backtracking.experiments.replication import Replication, replicate_published
+from backtracking.experiments.starting_points import StartingPoint, starting_point
+from backtracking.experiments.study import Study, open_study
+from backtracking.faces.notebook import show_tokens
 from backtracking.measures.ablation_scan import ablation_scan
+from backtracking.measures.activation_patching import activation_patching
+from backtracking.measures.attention_patterns import attention_patterns
+from backtracking.measures.attribution_patching import attribution_patching
 from backtracking.measures.baseline_metrics import baseline_metrics
 from backtracking.measures.behaviour import word_or_behaviour
+from backtracking.measures.circuits import find_circuit
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_ablation import decision_ablation
 from backtracking.measures.decision_points import decision_points
 from backtracking.measures.forks import compare_forks
 from backtracking.measures.logit_lens import logit_lens
+from backtracking.measures.onset_positions import onset_positions
+from backtracking.measures.path_patching import path_patching
 from backtracking.measures.random_draws import targeted_against_random
+from backtracking.measures.receiver_heads import receiver_heads
+from backtracking.measures.traces import Trace, measure_traces
 from backtracking.measures.tradeoff import tradeoff
+from backtracking.measures.trigger_probability import trigger_probability
 from backtracking.measures.variants import compare_variants
+from backtracking.model.activations import ActivationStore, cache_activations, sample_and_cache
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
 from backtracking.model.self_check import Check, self_check
+from backtracking.model.tokens import tokens_that_begin
 from backtracking.workspace.backup import backup
 from backtracking.workspace.doctor import examine
 from backtracking.workspace.environment import prepare_environment
+from backtracking.workspace.hub import HubSnapshot, fetch_model
 from backtracking.workspace.restoration import restore
 from backtracking.workspace.scanned_files import scan_files
 from backtracking.workspace.secrets import SecretError, find_secrets, redact
 from backtracking.workspace.snapshot import read_snapshot, snapshot_run
 
 __all__ = [
-    "BASELINE",
-    "VARIANTS",
+    "ActivationStore",
     "Add",
     "AlignmentError",
     "Answer",
     "At",
+    "BASELINE",
     "Ban",
     "Canary",
     "Check",
@@ -73,33 +93,47 @@ __all__ = [
     "Config",
     "Estimate",
     "Event",
+    "FetchedDataset",
     "FixedVector",
     "HookedReasoner",
+    "HubSnapshot",
+    "ImportedRun",
     "InputError",
     "Lexicon",
     "MissingFileError",
+    "NewExperiment",
     "Onset",
     "OnsetRow",
     "PairedDesign",
     "Problem",
     "Project",
     "Prompting",
+    "PublishedStudy",
     "RandomVector",
     "Receipt",
     "ReceiptError",
     "Replace",
+    "Replication",
     "Scale",
     "SecretError",
     "Site",
+    "StartingPoint",
+    "Study",
+    "Trace",
     "UnknownSiteError",
+    "VARIANTS",
     "Variant",
     "Verdict",
     "Window",
     "ablation_scan",
+    "activation_patching",
     "answer_flow",
+    "attention_patterns",
+    "attribution_patching",
     "backup",
     "baseline_metrics",
     "benjamini_hochberg",
+    "cache_activations",
     "clustered_rate",
     "compare_conditions",
     "compare_forks",
@@ -108,38 +142,55 @@ __all__ = [
     "decision_points",
     "detect_events",
     "examine",
+    "fetch_dataset",
+    "fetch_model",
+    "find_circuit",
     "find_onsets",
+    "find_published_study",
     "find_secrets",
     "first_onset",
     "gold_canary",
     "grade",
     "has_backtracking",
     "holm",
+    "import_run",
     "load_config",
     "load_model",
     "load_problems",
     "logit_lens",
+    "measure_traces",
     "minimum_detectable",
+    "new_experiment",
     "next_logits",
     "non_inferiority",
     "null_rank",
+    "onset_positions",
     "onsets_of",
+    "open_study",
     "paired_difference",
     "paired_p_value",
     "parse_intervention",
+    "path_patching",
     "power",
     "prepare_environment",
     "read_answer",
     "read_snapshot",
+    "receiver_heads",
     "redact",
+    "replicate_published",
     "restore",
     "run_comparison",
     "run_phases",
     "sample",
+    "sample_and_cache",
     "scan_files",
     "self_check",
+    "show_tokens",
     "snapshot_run",
+    "starting_point",
     "targeted_against_random",
+    "tokens_that_begin",
     "tradeoff",
+    "trigger_probability",
     "word_or_behaviour",
 ]

@@ -6,10 +6,9 @@ Run: python benchmarks/replicate_published.py [--data ../shared/data] [--out dat
 import argparse
 from pathlib import Path
 
+from backtracking.experiments.published import PHASE1, PHASE2
 from backtracking.experiments.replication import replicate_published
 from backtracking.experiments.replication_note import write_note
-
-PHASE1, PHASE2 = "20251223_232541", "20251224_045331"
 
 
 def main() -> str:

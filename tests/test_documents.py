@@ -1,14 +1,19 @@
 """What README and CLAUDE.md name exists, and what README shows runs."""
 
+import ast
+import doctest
 import re
 from pathlib import Path
 
 import pytest
+import typer
+
+from backtracking.faces.commands import app
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md"])
+@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md", "AGENTS.md"])
 def test_documents_name_only_files_that_exist(document):
     named = re.findall(
         r"`?\b((?:backtracking|notebooks|tests|configs|figures|tools)/[\w./-]+)", (ROOT / document).read_text()
@@ -30,21 +35,77 @@ def test_make_verbs_in_the_documents_exist():
     assert {"help", "setup", "demo", "test", "check", "lint", "format", "doctor", "smoke", "notebook"} <= verbs
 
 
+def snippets(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def shell_lines(text: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def documented(node: ast.AST) -> str:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    return (isinstance(node, kinds) and ast.get_docstring(node)) or ""
+
+
+def docstrings(path: Path) -> list[str]:
+    return [text for node in ast.walk(ast.parse(path.read_text())) if (text := documented(node))]
+
+
 def test_the_snippets_of_the_readme_run(capsys):
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(snippets) == 2
-    exec(compile("\n".join(snippets), "README.md", "exec"), {})
+    found = snippets((ROOT / "README.md").read_text())
+    assert len(found) == 2
+    exec(compile("\n".join(found), "README.md", "exec"), {})
     shown = capsys.readouterr().out
     assert "head off" in shown
     assert "Receipt(intervention='mlp.3*0', positions=" in shown
 
 
-def test_the_snippet_of_the_package_runs(capsys):
-    import backtracking
-
-    (snippet,) = re.findall(r"```python\n(.*?)```", backtracking.__doc__ or "", flags=re.DOTALL)
-    exec(compile(snippet, "backtracking", "exec"), {})
+def test_the_snippets_of_docstrings_run(capsys):
+    found = [
+        (path, snippet)
+        for path in sorted((ROOT / "backtracking").rglob("*.py"))
+        for text in docstrings(path)
+        for snippet in snippets(text)
+    ]
+    assert ROOT / "backtracking" / "__init__.py" in [path for path, _ in found]
+    for path, snippet in found:
+        exec(compile(snippet, str(path), "exec"), {})
     assert "head off" in capsys.readouterr().out
+
+
+def test_the_examples_of_docstrings_print_what_they_say():
+    run, failures = 0, []
+    finder, runner = doctest.DocTestParser(), doctest.DocTestRunner(verbose=False)
+    for path in sorted((ROOT / "backtracking").rglob("*.py")):
+        for text in docstrings(path):
+            test = finder.get_doctest(text, {}, path.name, str(path), 0)
+            if test.examples:
+                run += 1
+                runner.run(test, out=failures.append)
+    assert failures == []
+    assert run >= 3
+
+
+@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md", "tried.md", "card"])
+def test_command_lines_in_documents_parse(document):
+    """Every `backtracking ...` line is one that the command line accepts, of files that exist."""
+    places = {
+        "tried.md": "backtracking/model/organism/tried.md",
+        "card": "backtracking/model/organism/weights/README.md",
+    }
+    text = (ROOT / places.get(document, document)).read_text()
+    lines = [line for line in shell_lines(text) if line.startswith("backtracking ")]
+    lines += re.findall(r"`(backtracking [a-z][^`]*)`", text)
+    assert lines or document != "README.md"
+    for line in lines:
+        command, words = typer.main.get_command(app), line.split()[1:]
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        if "--" in line:
+            command.make_context(line, words)
+        assert [word for word in words if word.endswith(".yaml") and not (ROOT / word).is_file()] == []
 
 
 def test_no_committed_file_names_a_registry_or_holds_a_token():
@@ -53,7 +114,7 @@ def test_no_committed_file_names_a_registry_or_holds_a_token():
     skipped = {".venv", ".git", "runs", ".ruff_cache", ".pytest_cache"}
     for path in ROOT.rglob("*"):
         if path.is_file() and not skipped & set(path.relative_to(ROOT).parts) and path.suffix in {
-            ".py", ".md", ".toml", ".lock", ".sh", ".yaml", "", ".jinja", ".example",
+            ".py", ".md", ".toml", ".lock", ".sh", ".yaml", "", ".jinja", ".example", ".ipynb",
         }:  # fmt: skip
             text = path.read_text(errors="replace")
             assert not token.search(text), path

@@ -2,8 +2,12 @@
 
 Ids are kept and text is decoded from them, never the other way; `offsets` say where each token
 begins in the text, so an onset found in the text is exact on the sampled ids.
+
+A file carries a checksum of its rows and one of each of its pages: bits that flipped on a disk are noticed.
 """
 
+import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from backtracking.core.atomic import replacing
-from backtracking.core.errors import InputError, MissingFileError
+from backtracking.core.errors import DamagedFileError, MissingFileError
 from backtracking.core.receipts import Receipt
 
 FinishReason = Literal["stop", "length", "degenerate"]
@@ -62,6 +66,12 @@ class Completion:
         end = self.offsets[index + 1] if index + 1 < len(self.offsets) else len(self.text)
         return self.text[self.offsets[index] : end]
 
+    def _repr_html_(self) -> str:
+        """For notebooks: what it is, and its text with every trigger marked."""
+        from backtracking.core.markup import completion_html
+
+        return completion_html(self)
+
 
 _RECEIPT = pa.struct([("intervention", pa.string()), ("positions", pa.int64()), ("change", pa.float64())])
 _SCHEMA = pa.schema(
@@ -79,6 +89,25 @@ _SCHEMA = pa.schema(
         ("id_is_number", pa.bool_()),
     ]
 )
+
+
+_CHECKSUM, _ORIGIN = b"rows_sha256", b"origin"
+_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
+"""What reading a file raises whose bytes are not those that were written."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which work a file of completions is a part of."""
+
+    plan: str
+    """Digest of the rows, prompts and settings of the whole group."""
+    weights: str
+    """Digest of the model's weights."""
+    rows_at_once: int
+    """Seats of the batch, which decide how the plan is cut into parts."""
+    number: int
+    """Which part it is, from 0."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +144,23 @@ class Completions(Sequence[Completion]):
         """Return the completions of one condition."""
         return Completions(row for row in self.rows if row.condition == condition)
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the first completions, each folded."""
+        from backtracking.core.markup import completions_html
+
+        return completions_html(self)
+
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per completion, one column per field of `Completion`."""
         names = [field.name for field in fields(Completion)]
         return pd.DataFrame([[getattr(row, name) for name in names] for row in self.rows], columns=names)
 
-    def save(self, path: str | Path) -> None:
-        """Write a Parquet file; it appears whole or not at all."""
+    def save(self, path: str | Path, *, origin: Origin | None = None) -> None:
+        """Write a Parquet file with checksums; it appears whole or not at all.
+
+        Raises:
+            UnwritableFileError: The disk is full, or the folder cannot be written to.
+        """
         records = []
         for row in self.rows:
             record = {field.name: getattr(row, field.name) for field in fields(Completion)}
@@ -129,23 +168,59 @@ class Completions(Sequence[Completion]):
             record["id_is_number"] = isinstance(row.problem_id, int)
             record["problem_id"] = str(row.problem_id)
             records.append(record)
+        table = pa.Table.from_pylist(records, _SCHEMA)
+        held = None if origin is None else json.dumps(asdict(origin))
+        carried = {_CHECKSUM: _checksum(table.to_pylist(), held)} | ({} if held is None else {_ORIGIN: held.encode()})
         with replacing(Path(path)) as temporary:
-            pq.write_table(pa.Table.from_pylist(records, _SCHEMA), temporary, compression="zstd")
+            table = table.replace_schema_metadata(carried)
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "Completions":
         """Read a file that `save` wrote.
 
         Raises:
-            InputError: There is no such file, or it is not whole.
+            MissingFileError: There is no such file.
+            DamagedFileError: It is not what was written.
         """
-        if not Path(path).is_file():
-            raise MissingFileError(f"no completions at {path}")
-        try:
-            table = pq.read_table(path, schema=_SCHEMA)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{path} is damaged ({error}); remove it and run again") from error
-        return cls(_completion(record) for record in table.to_pylist())
+        return load_part(path)[0]
+
+
+def load_part(path: str | Path) -> tuple[Completions, Origin | None]:
+    """Read a file that `save` wrote, and which work it is a part of; None where the file does not say.
+
+    Raises:
+        MissingFileError: There is no such file.
+        DamagedFileError: It is not what was written.
+    """
+    if not Path(path).is_file():
+        raise MissingFileError(f"no completions at {path}")
+    try:
+        carried = pq.read_metadata(path).metadata or {}
+        records = pq.read_table(path, schema=_SCHEMA, page_checksum_verification=True).to_pylist()
+        held = carried[_ORIGIN].decode() if _ORIGIN in carried else None
+        # files of earlier versions carry no checksum
+        whole = _CHECKSUM not in carried or carried[_CHECKSUM] == _checksum(records, held)
+        origin = None if held is None or not whole else Origin(**json.loads(held))
+        rows = Completions(map(_completion, records)) if whole else Completions(())
+    except _DAMAGE as error:
+        raise _damaged(path, " ".join(str(error).split()) or type(error).__name__) from error
+    if not whole:
+        raise _damaged(path, "its rows are not those that were written")
+    return rows, origin
+
+
+def _damaged(path: str | Path, reason: str) -> DamagedFileError:
+    remedy = "run the command that sampled it again: it sets the file aside and samples it anew"
+    return DamagedFileError(path, reason, remedy)
+
+
+def _checksum(records: Iterable[dict], origin: str | None) -> bytes:
+    """SHA-256 of the rows and of what the file says of its origin."""
+    digest = hashlib.sha256(repr(origin).encode())
+    for record in records:
+        digest.update(json.dumps(record, ensure_ascii=True).encode())
+    return digest.hexdigest().encode()
 
 
 def _completion(record: dict) -> Completion:

@@ -25,6 +25,23 @@ class MissingFileError(InputError, FileNotFoundError):
         return str(self.args[0])
 
 
+class UnwritableFileError(InputError, OSError):
+    """A file that should be written and cannot be: a full disk, a folder without the right to write."""
+
+    def __str__(self) -> str:
+        """Return the message plain."""
+        return str(self.args[0])
+
+
+class DamagedFileError(InputError):
+    """A file that was written whole and is not whole any more."""
+
+    def __init__(self, file: object, reason: str, remedy: str) -> None:
+        """Name the file, what is wrong with it, and what to do."""
+        super().__init__(f"{file} is damaged ({reason}); {remedy}")
+        self.reason = reason
+
+
 class AlignmentError(ValueError):
     """Grading fails on the gold answers themselves."""
 

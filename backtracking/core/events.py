@@ -6,8 +6,10 @@ onset columns are missing values, not -1.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args
 
 import pandas as pd
+import pyarrow as pa
 
 from backtracking.core.completions import Completion, FinishReason
 from backtracking.core.degeneration import ends_in_a_loop
@@ -114,14 +116,34 @@ def detect_events(
 
 
 def table(rows: Sequence[Event] | Sequence[OnsetRow], kind: type) -> pd.DataFrame:
-    """The rows as a table with one column per field, and nullable integers where one can miss."""
-    frame = pd.DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(kind)])
+    """The rows as a table with one column per field, and nullable integers where one can miss.
+
+    A lone surrogate, which no table can hold, is written as a backslash escape.
+    """
+    records = [{name: _in_utf8(value) for name, value in asdict(row).items()} for row in rows]
+    frame = pd.DataFrame(records, columns=[f.name for f in fields(kind)])
     for field in fields(kind):
         if field.type == (int | None):
             frame[field.name] = frame[field.name].astype("Int64")
         if field.type == (bool | None):
             frame[field.name] = frame[field.name].astype("boolean")
     return frame
+
+
+def schema(kind: type) -> pa.Schema:
+    """The table's columns as Parquet types, so that parts written one by one fit together; ids are text."""
+    return pa.schema([(field.name, _arrow_type(field.name, field.type)) for field in fields(kind)])
+
+
+def _arrow_type(name: str, annotated: Any) -> pa.DataType:
+    if name == "example_id":
+        return pa.string()
+    plain = [part for part in get_args(annotated) if part is not type(None)] or [annotated]
+    return {int: pa.int64(), bool: pa.bool_()}.get(plain[0], pa.string())
+
+
+def _in_utf8(value: object) -> object:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _event(completion: Completion, problem: Problem, onsets: Sequence[Onset]) -> Event:

@@ -63,6 +63,12 @@ def grade(text: str, gold: str | int | float, *, finish_reason: FinishReason = "
     numeric gold an answer without any digit or constant is "unparsed", not "wrong": no number was
     given.
 
+    >>> from backtracking.core.grading import grade
+    >>> grade("So it is 4 * 9. Final: 36", "36").verdict
+    'right'
+    >>> grade("So it is 4 times 9, which", "36", finish_reason="length").verdict
+    'truncated'
+
     Raises:
         ValueError: The gold answer cannot be read; that is a defect of the data, not of the
         completion.

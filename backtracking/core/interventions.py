@@ -168,6 +168,11 @@ def parse_intervention(text: str | Intervention) -> Intervention:
 
     An intervention passes through unchanged.
 
+    >>> from backtracking.core.interventions import parse_intervention
+    >>> halved = parse_intervention("attn.3.h5 * 0.5 @ decode")
+    >>> halved.factor, halved.scope, str(halved)
+    (0.5, 'decode', 'attn.3.h5*0.5@decode')
+
     Raises:
         InputError: The text is not of that form, or names no possible site.
     """

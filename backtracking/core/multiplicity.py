@@ -15,6 +15,10 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     tests depend on each other (Holm 1979). For the few conditions of a sweep. A missing p-value (NaN)
     stays missing and is not counted.
 
+    >>> from backtracking.core.multiplicity import holm
+    >>> holm([0.01, 0.04, 0.03])
+    (0.03, 0.06, 0.06)
+
     Raises:
         InputError: A p-value is not between 0 and 1.
     """

@@ -45,6 +45,11 @@ _E_NOTATION = re.compile(rf"[eE]({_SIGN}?\d++)(?!\w)")
 _POWER = re.compile(rf"\s?(?:\^|\*\*)\s?{_EXPONENT}")
 _CLOCK = re.compile(r":(\d\d?)(?!\d)")
 _RANGE = re.compile(rf"[-\u2013\u2212](?={_DECIMAL}){_DECIMAL}")
+_GAP = re.compile(r"\s*+")
+_REACH = 4 * MAX_DIGITS
+"""Characters after a number in which its continuation begins; only a longer gap of white space is not seen."""
+_AT_POINT = re.compile(_POINT)
+_RUN = re.compile(r"\d+")
 _PIECE = re.compile(rf"\d++(?:{_POINT}\d++)?+")
 
 
@@ -97,11 +102,23 @@ def _value_at(text: str, match: re.Match[str], end: int) -> tuple[Fraction | Non
     if match["vulgar"]:
         return _vulgar(match["vulgar"]), match.end()
     value, stop = _exact(match["decimal"]), match.end()
-    for pattern, combine in _TAILS:
-        tail = pattern.match(text, stop, end)
+    gap = _GAP.match(text, stop, min(end, stop + _REACH)).end()
+    following = text[gap] if gap < end else "\n"
+    following = "0" if following.isdecimal() else following
+    for opens, pattern, combine in _TAILS:
+        tail = _tail(pattern, text, stop, end) if following in opens else None
         if tail is not None:
             return (None if value is None else combine(value, tail)), tail.end()
     return value, stop
+
+
+def _tail(pattern: re.Pattern[str], text: str, start: int, end: int) -> re.Match[str] | None:
+    """`pattern.match(text, start, end)`, without the search of all the rest of the text for a piece that the
+    pattern needs, which the engine would make first.
+    """
+    near = min(end, start + _REACH)
+    tail = pattern.match(text, start, near)
+    return pattern.match(text, start, end) if tail is not None and tail.end() == near < end else tail
 
 
 def _pieces(text: str, start: int, end: int) -> Iterator[Numeral]:
@@ -112,8 +129,9 @@ def _pieces(text: str, start: int, end: int) -> Iterator[Numeral]:
 
 def _grouping(written: str) -> str:
     """What the separators inside a number mean: `plain`, `thousands` or `list`."""
-    whole = re.split(_POINT, written, maxsplit=1)[0]
-    groups = re.findall(r"\d+", whole)
+    if written.isdecimal():
+        return "plain"
+    groups = _RUN.findall(_AT_POINT.split(written, maxsplit=1)[0])
     if len(groups) < 2:
         return "plain"
     first, *middle, last = (len(group) for group in groups)
@@ -123,18 +141,21 @@ def _grouping(written: str) -> str:
 
 def _exact(written: str) -> Fraction | None:
     """The value of a decimal with separators; None past `MAX_DIGITS`."""
-    whole, *rest = re.split(_POINT, written, maxsplit=1)
+    if len(written) <= MAX_DIGITS and written.isdecimal():
+        return Fraction(int(written))
+    whole, *rest = _AT_POINT.split(written, maxsplit=1)
     decimals = rest[0] if rest else ""
-    digits = "".join(re.findall(r"\d+", whole)) + decimals
-    if len(digits) > MAX_DIGITS:
+    digits = "".join(_RUN.findall(whole)) + decimals
+    # the pattern knows digits of newer scripts than Python does
+    if len(digits) > MAX_DIGITS or not digits.isdecimal():
         return None
     return Fraction(int(digits), 10 ** len(decimals))
 
 
-def _integer(written: str) -> int:
+def _integer(written: str) -> int | None:
     sign = -1 if written[0] in _MINUS else 1
     digits = written.lstrip("+\uff0b" + _MINUS)
-    return sign * int(digits[:MAX_DIGITS])
+    return sign * int(digits[:MAX_DIGITS]) if digits.isdecimal() else None
 
 
 def _ratio(numerator: Fraction | None, denominator: Fraction | None) -> Fraction | None:
@@ -143,13 +164,13 @@ def _ratio(numerator: Fraction | None, denominator: Fraction | None) -> Fraction
 
 def _scaled(value: Fraction, tail: re.Match[str]) -> Fraction | None:
     exponent = _integer(next(group for group in tail.groups() if group))
-    return value * Fraction(10) ** exponent if abs(exponent) <= MAX_DIGITS else None
+    return None if exponent is None or abs(exponent) > MAX_DIGITS else value * Fraction(10) ** exponent
 
 
 def _power(value: Fraction, tail: re.Match[str]) -> Fraction | None:
     exponent = _integer(tail[1] or tail[2])
     size = max(value.numerator.bit_length(), value.denominator.bit_length())
-    if abs(exponent) * size > 3 * MAX_DIGITS or (value == 0 and exponent < 0):
+    if exponent is None or abs(exponent) * size > 3 * MAX_DIGITS or (value == 0 and exponent < 0):
         return None
     return value**exponent
 
@@ -176,18 +197,20 @@ def _mixed(whole: Fraction, tail: re.Match[str]) -> Fraction | None:
 
 
 def _clock(hour: Fraction, tail: re.Match[str]) -> Fraction | None:
-    return hour if int(tail[1]) == 0 else None
+    return hour if tail[1].isdecimal() and int(tail[1]) == 0 else None
 
 
 _Combine = Callable[[Fraction, re.Match[str]], Fraction | None]
-_TAILS: tuple[tuple[re.Pattern[str], _Combine], ...] = (
-    (_TEN_TO, _scaled),
-    (_E_NOTATION, _scaled),
-    (_POWER, _power),
-    (_LATEX_FRACTION, lambda whole, tail: _plus(whole, _latex_fraction(tail))),
-    (_VULGAR, lambda whole, tail: whole + _vulgar(tail[1])),
-    (_MIXED, _mixed),
-    (_OVER, lambda top, tail: _ratio(top, _exact(tail[1]))),
-    (_CLOCK, _clock),
-    (_RANGE, lambda low, tail: None),
+_TAILS: tuple[tuple[str, re.Pattern[str], _Combine], ...] = (
+    ("\\×xX*·⋅", _TEN_TO, _scaled),
+    ("eE", _E_NOTATION, _scaled),
+    ("^*", _POWER, _power),
+    ("\\", _LATEX_FRACTION, lambda whole, tail: _plus(whole, _latex_fraction(tail))),
+    ("¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", _VULGAR, lambda whole, tail: whole + _vulgar(tail[1])),
+    ("0", _MIXED, _mixed),
+    ("/", _OVER, lambda top, tail: _ratio(top, _exact(tail[1]))),
+    (":", _CLOCK, _clock),
+    ("-\u2013\u2212", _RANGE, lambda low, tail: None),
 )
+"""What can go on from a number: the characters it begins with after white space ("0" stands for
+every digit), the pattern, the value."""

@@ -111,6 +111,11 @@ def find_onsets(
 
     In "WaitWait" and in "Wait, wait" each counts.
 
+    >>> from backtracking.core.onsets import find_onsets
+    >>> found = find_onsets("5 + 4 = 8. Wait, 5 + 4 = 9. The wait time is short.")
+    >>> [(onset.phrase, onset.char, onset.counts) for onset in found]
+    [('Wait', 11, True), ('wait', 32, False)]
+
     Args:
         text: The completion, without its prompt.
         lexicon: The triggers.

@@ -44,7 +44,9 @@ def restated_values(text: str) -> tuple[Restated, ...]:
     found: list[Restated] = []
     for match in _STATEMENT.finditer(text):
         start = match.start()
-        if _CONTINUED.search(text, max(0, start - _LOOK_BACK), start):
+        # the pattern knows digits of newer scripts than Python does
+        readable = match["right"].replace(",", "").replace(".", "").isdecimal()
+        if not readable or _CONTINUED.search(text, max(0, start - _LOOK_BACK), start):
             continue
         key = tuple(_normal(part.group()) for part in _PART.finditer(match["left"]))
         expression, before = held.setdefault(key, (match["left"], match["right"]))

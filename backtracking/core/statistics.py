@@ -14,6 +14,10 @@ from backtracking.core.errors import InputError
 RESAMPLES = 4000
 LARGEST_EXACT = 20_000
 """Sum of the problems' differences up to which a sign-flip test counts every flip (a second's work)."""
+MANY_FLIPS = 2000
+"""Differing problems from which on the sum of their flipped differences is normal for all purposes."""
+MOST_RESAMPLED = 5000
+"""Clusters up to which intervals resample them; with more, the bootstrap's own limit is used, a normal interval."""
 NonInferiority = Literal["non-inferior", "inferior", "undecided"]
 
 
@@ -37,6 +41,10 @@ class Estimate:
     def percent(self) -> str:
         """Return `34.2 % [28.0, 40.1]`, for values that are shares."""
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+    def points(self) -> str:
+        """Return `-3.1 points [-7.0, +0.8]`, for differences of shares."""
+        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
 def clustered_rate(
@@ -136,6 +144,7 @@ def paired_p_value(
     flipped as wholes as in Gail et al. 1996). Where the sums of the problems are whole numbers, as they
     are for yes-or-no outcomes, all `2 ** problems` flips are counted exactly. Otherwise scipy
     enumerates them if there are at most `draws`, or draws that many: `p = (1 + count) / (1 + draws)`.
+    Where `MANY_FLIPS` problems differ or more, the flipped sum is taken as normal.
 
     Problems in which the arms agree carry no information: with k that differ, p is at least 2 ** (1 - k).
 
@@ -148,13 +157,22 @@ def paired_p_value(
     if not np.isfinite(differences).all():
         raise InputError(f"{int((~np.isfinite(differences)).sum())} pairs are not finite; leave them out by name")
     sums, _ = _per_cluster(differences, clusters)
-    sums = sums[sums != 0]
-    if not len(sums):
+    return flip_p_value(sums.tolist(), draws=draws, seed=seed)
+
+
+def flip_p_value(sums: Sequence[float], *, draws: int = 9999, seed: int = 0) -> float:
+    """The p-value of `paired_p_value` from each problem's sum of differences."""
+    given = np.asarray(sums, dtype=float)
+    differing = given[given != 0]
+    if not len(differing):
         return 1.0
-    if np.array_equal(sums, np.round(sums)) and np.abs(sums).sum() <= LARGEST_EXACT:
-        return _exact_flip_p(np.abs(sums).astype(int), int(abs(sums.sum())))
+    whole = np.array_equal(differing, np.round(differing))
+    if whole and np.abs(differing).sum() <= LARGEST_EXACT:
+        return _exact_flip_p(np.abs(differing).astype(int), int(abs(differing.sum())))
+    if len(differing) >= MANY_FLIPS:
+        return float(min(1.0, 2 * stats.norm.sf(abs(differing.sum()) / np.sqrt((differing**2).sum()))))
     test = stats.permutation_test(
-        (sums,), lambda values, axis: np.sum(values, axis=axis), vectorized=True, permutation_type="samples",
+        (differing,), lambda values, axis: np.sum(values, axis=axis), vectorized=True, permutation_type="samples",
         n_resamples=draws, rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(test.pvalue)
@@ -203,8 +221,18 @@ def _bootstrap_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int, leve
     n = len(sums)
     if n < 2:
         return float("nan"), float("nan")  # one problem says nothing about others
+    if n > MOST_RESAMPLED:
+        return _normal_interval(sums, counts, level=level)
     times = times_drawn(n, seed)
     return expanded_percentiles((times @ sums) / (times @ counts), n, level=level)
+
+
+def _normal_interval(sums: np.ndarray, counts: np.ndarray, *, level: float) -> tuple[float, float]:
+    """Interval of a ratio of sums over many clusters, by linearisation: to where the bootstrap's tends."""
+    n, value = len(sums), sums.sum() / counts.sum()
+    spread = np.sqrt(n / (n - 1) * ((sums - value * counts) ** 2).sum()) / counts.sum()
+    reach = stats.t.ppf((1 + level) / 2, df=n - 1) * spread
+    return float(value - reach), float(value + reach)
 
 
 def expanded_percentiles(resampled: np.ndarray, n: int, *, level: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ Sampling is cut into units; each is written as it is done, and a run that was ki
 what is missing. Tables follow from the completions alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +42,20 @@ class Comparison:
     manifest: dict[str, Any]
 
 
-def run_comparison(config: Config, *, progress: Progress | None = None, resume: bool = False) -> Comparison:
+def run_comparison(
+    config: Config,
+    *,
+    progress: Progress | None = None,
+    resume: bool = False,
+    report: Callable[[Comparison], object] | None = None,
+) -> Comparison:
     """Run the main job, continuing an unfinished run of the same config.
 
     Args:
         config: What to run.
         progress: Told how far each task is.
         resume: Insist on continuing: fail where there is no run of this config.
+        report: Writes the report; a run that is killed before it has ended is not finished.
 
     Raises:
         InputError: Something in the config cannot be used.
@@ -57,7 +65,13 @@ def run_comparison(config: Config, *, progress: Progress | None = None, resume: 
     study = open_study(config, progress=progress, resume=resume)
     checks = study.checks
     completions = study.sample("arms", config.arms())
-    return _analyse(study, completions, checks)
+    result = _analyse(study, completions, checks)
+    if report is not None:
+        report(result)
+    study.folder.write_manifest(status="finished")
+    study.log.end(completions=len(completions))
+    study.lock.release()
+    return result
 
 
 def _analyse(study: Study, completions: Completions, checks: tuple[Check, ...]) -> Comparison:
@@ -71,8 +85,7 @@ def _analyse(study: Study, completions: Completions, checks: tuple[Check, ...]) 
     folder.save_table("conditions", comparison.to_pandas())
     folder.save_table("paired_differences", comparison.paired_to_pandas())
     folder.save_table("receipts", receipts)
-    folder.write_manifest(status="finished", finished=now())
-    folder.log("finished", completions=len(completions))
+    folder.write_manifest(finished=now())
     manifest = folder.manifest()
     return Comparison(
         folder=folder,

@@ -16,6 +16,7 @@ from backtracking.core.interventions import Condition, parse_conditions
 from backtracking.core.onsets import Lexicon
 from backtracking.core.prompts import INSTRUCTION, VARIANTS, Prompting, Variant
 from backtracking.model.sampling.sampler import Engine
+from backtracking.workspace.log_sinks import SinkName
 
 
 class _Section(BaseModel):
@@ -29,6 +30,8 @@ class RunSection(_Section):
     seed: int = 0
     run_id: str | None = Field(default=None, pattern=r"^[\w][\w.-]*$")
     output_dir: str = "runs"
+    log_sinks: tuple[SinkName, ...] = ()
+    """Where the numbers of log.jsonl go besides: wandb, tensorboard (`pip install backtracking[log]`)."""
 
 
 class ModelSection(_Section):
@@ -145,6 +148,8 @@ class ReportSection(_Section):
 
     make_report: bool = True
     report_path: str | None = None
+    images: bool = False
+    """Write SVG and PNG of every figure too, where there is a Chrome: about half a second each."""
 
 
 class SubsetSweepSection(_Section):
@@ -247,17 +252,38 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f"no config file at {path}")
+        raise MissingFileError(f"no config file at {path}{_others(path)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not YAML: {_one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no sections; the least is model: {{hf_id: ...}}")
+    return read_config(content, where=str(path))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).replace('in "<unicode string>", ', "").split())
+
+
+def _others(path: Path) -> str:
+    """The config files that could have been meant: those of the folder named, or of `configs/`."""
+    folder = next((each for each in (path, path.parent, Path("configs")) if list(each.glob("*.yaml"))), None)
+    if folder is None:
+        return ""
+    return f"; {folder} has {', '.join(sorted(each.name for each in folder.glob('*.yaml')))}"
+
+
+def read_config(content: dict[str, Any], *, where: str) -> Config:
+    """Read a config's sections, as a file holds them.
+
+    Raises:
+        InputError: An unknown key or a value that cannot be; the line begins with `where`.
+    """
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {_explain(error)}") from error
+        raise InputError(f"{where}: {_explain(error)}") from error
 
 
 def _explain(error: ValidationError) -> str:
@@ -272,6 +298,10 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"valid keys are {', '.join(valid)}"
         return f"unknown key {key!r}; {hint}"
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "model_type":
+        message = f"a section, not a value; its keys are {', '.join(_keys(place))}"
+    if fault["type"] == "string_pattern_mismatch":
+        message = "a name is made of letters, digits, '_', '-' and '.'"
     return f"{key}: {message} (given: {fault['input']!r})" if key else message
 
 

@@ -86,6 +86,8 @@ def generate_condition(study: Study, condition: str, *, variant: str | None = No
     Raises:
         InputError: Another condition, or an ablation of another variant than the run's own.
     """
+    if condition not in (BASELINE.name, TARGETED, RANDOM):
+        raise InputError(f"unknown condition {condition!r}; use {BASELINE.name}, {TARGETED} or {RANDOM}")
     if condition == BASELINE.name:
         return generate(study, variant=variant)
     if variant not in (None, study.config.variant()):
@@ -93,11 +95,9 @@ def generate_condition(study: Study, condition: str, *, variant: str | None = No
     sites = saved_selection(study).sites
     if condition == TARGETED:
         return study.sample("targeted", _targeted_arms(study, sites))
-    if condition == RANDOM:
-        arms = random_conditions(study, sites)
-        samples = study.config.ablation_generation.num_samples_per_prompt
-        return study.sample("random", arms, samples=samples) if arms else Completions(())
-    raise InputError(f"unknown condition {condition!r}; use {BASELINE.name}, {TARGETED} or {RANDOM}")
+    arms = random_conditions(study, sites)
+    samples = study.config.ablation_generation.num_samples_per_prompt
+    return study.sample("random", arms, samples=samples) if arms else Completions(())
 
 
 def detect(study: Study) -> tuple[tuple[Event, ...], tuple[OnsetRow, ...]]:

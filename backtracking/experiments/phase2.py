@@ -5,7 +5,6 @@ inside, and a random direction added at the same sites, as long as what the abla
 """
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -37,6 +36,7 @@ from backtracking.measures.forks import Fork, ForkStudy, compare_forks
 from backtracking.measures.tradeoff import Tradeoff, tradeoff
 from backtracking.model.sampling.plan import Row
 from backtracking.model.tokens import tokens_that_begin
+from backtracking.workspace.guarded import write_text
 
 DIRECTION, ALL = "random_direction", "all_selected"
 RESAMPLE = "resample"
@@ -110,9 +110,7 @@ def adopt(study: Study, phase1: RunFolder) -> tuple[str, ...]:
     source = phase1.path / "tables" / "selected_sites.json"
     if not source.is_file():
         raise InputError(f"{phase1.run_id} has no tables/selected_sites.json; finish its phase 1, or give another run")
-    target = study.folder.path / "tables" / "selected_sites.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    write_text(study.folder.path / "tables" / "selected_sites.json", source.read_text(encoding="utf-8"))
     group = f"baseline.{study.config.variant()}"
     study.folder.write_manifest(phase1_run_id=phase1.run_id)
     if phase1.completions(group):

@@ -1,5 +1,6 @@
 """Both phases of a config, in one run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from backtracking.experiments.config import Config
@@ -10,9 +11,19 @@ from backtracking.experiments.study import Progress, open_study
 
 
 def run_phases(
-    config: Config, *, progress: Progress | None = None, resume: bool = False
+    config: Config,
+    *,
+    progress: Progress | None = None,
+    resume: bool = False,
+    report: Callable[[Phase1, Phase2 | None], object] | None = None,
 ) -> tuple[Phase1, Phase2 | None]:
     """Run phase 1, and phase 2 where the config has its section; an unfinished run is continued.
+
+    Args:
+        config: What to run.
+        progress: Told how far each task is.
+        resume: Insist on continuing: fail where there is no unfinished run of this config.
+        report: Writes the report; a run that is killed before it has ended is not finished.
 
     Raises:
         InputError: Something in the config cannot be used.
@@ -26,6 +37,10 @@ def run_phases(
         notes = adopt(study, RunFolder(Path(config.run.output_dir) / config.phase2.phase1_run_id))
     first = run_phase1(study)
     second = None if config.phase2 is None else run_phase2(study, notes=notes)
-    study.folder.write_manifest(status="finished", finished=now())
-    study.folder.log("finished")
+    study.folder.write_manifest(finished=now())
+    if report is not None:
+        report(first, second)
+    study.folder.write_manifest(status="finished")
+    study.log.end()
+    study.lock.release()
     return first, second

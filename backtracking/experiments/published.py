@@ -17,14 +17,18 @@ from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.grading import grade, read_gold
 from backtracking.core.power import intra_correlation
 from backtracking.experiments.problem_sets import load_problems
+from backtracking.workspace.paths import DATA_FOLDERS, find_data_file
 
+PHASE1, PHASE2 = "20251223_232541", "20251224_045331"
+"""The published study's run folders."""
 CAP = 512
 """New tokens at most, in the study's configs."""
 _POSITIONS = (
     "onset_char", "onset_token_in_completion", "onset_token_in_full", "onset_token_id", "pred_pos_in_full",
 )  # fmt: skip
-_NEEDED = ("example_id", "sample_id", "variant", "condition", "has_backtracking_strict", "predicted_answer",
-           "is_correct", "prompt_tokens", "completion_tokens")  # fmt: skip
+_NEEDED = ("example_id", "sample_id", "variant", "condition", "has_backtracking_strict", "has_backtracking_relaxed",
+           "onset_phrase", "onset_token_text", "predicted_answer", "is_correct", "prompt_tokens", "completion_tokens",
+           *_POSITIONS)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,25 @@ class SweepCell:
         return float(low), float(high)
 
 
+@dataclass(frozen=True)
+class PublishedStudy:
+    """Where the files of the published study lie."""
+
+    phase1: Path
+    phase2: Path
+    problems: Path
+
+
+def find_published_study() -> PublishedStudy | None:
+    """The run folders of the published study and its problems, looked for in the data folders; None if one lacks."""
+    problems = find_data_file("gsm8k_200.jsonl")
+    for folder in (each / "published_runs" for each in DATA_FOLDERS):
+        phases = folder / PHASE1, folder / PHASE2
+        if problems is not None and all(phase.is_dir() for phase in phases):
+            return PublishedStudy(*phases, problems)
+    return None
+
+
 def read_published_events(run: Path) -> pd.DataFrame:
     """The events of a phase 1 folder, one row per completion, with missing values where it stores -1.
 
@@ -53,13 +76,14 @@ def read_published_events(run: Path) -> pd.DataFrame:
 
     Raises:
         MissingFileError: There is no such table.
-        InputError: It lacks columns.
+        InputError: It lacks columns, a row is not whole or stands twice, or it cannot be read.
     """
     path = run / "analysis" / "backtracking_events.csv"
     frame = _table(path)
     lacking = [name for name in _NEEDED if name not in frame]
     if lacking:
         raise InputError(f"{path} has no columns {lacking}; is it a phase 1 folder of the published study?")
+    _require_whole(path, frame)
     for name in _POSITIONS:
         frame[name] = frame[name].astype("Int64").mask(frame[name] == -1)
     frame["stored_correct"] = frame["is_correct"].astype("string") == "True"  # missing stays missing
@@ -96,8 +120,17 @@ def read_published_sweep(run: Path, name: str) -> tuple[SweepCell, ...]:
 
     Raises:
         MissingFileError: There is no such table.
+        InputError: It lacks columns, or holds what is no count.
     """
-    frame = _table(run / "analysis" / f"{name}_sweep_results.csv")
+    path = run / "analysis" / f"{name}_sweep_results.csv"
+    frame = _table(path)
+    needed = ("subset_name", "num_components", "total", "backtracking_count", "correct_count")
+    lacking = [column for column in needed if column not in frame]
+    if lacking:
+        raise InputError(f"{path} has no columns {lacking}; is it a phase 2 folder of the published study?")
+    numbers = frame[[*needed[1:], *(["scale"] if "scale" in frame else [])]].apply(pd.to_numeric, errors="coerce")
+    if numbers.isna().to_numpy().any() or (numbers["total"] < 1).to_numpy().any():
+        raise InputError(f"{path} is damaged: a count or a scale is no number; copy the run folder again")
     scales = frame["scale"] if "scale" in frame else (frame["num_components"] == 0).astype(float)
     columns = (frame[c] for c in ("subset_name", "total", "backtracking_count", "correct_count"))
     return tuple(
@@ -145,4 +178,27 @@ def sweep_design_effect(events: pd.DataFrame, *, samples: int = 4) -> float:
 def _table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise MissingFileError(f"no {path}; give a run folder of the published study")
-    return pd.read_csv(path)
+    try:
+        return pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' own errors and a wrong encoding are ValueErrors
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is damaged ({reason}); copy the run folder again") from error
+
+
+def _require_whole(path: Path, frame: pd.DataFrame) -> None:
+    """Refuse a table with a row that was cut, or with a value of the wrong kind."""
+    kinds = {"has_backtracking_strict": "boolean", "has_backtracking_relaxed": "boolean"} | dict.fromkeys(
+        ("example_id", "sample_id", "prompt_tokens", "completion_tokens", *_POSITIONS), "Int64"
+    )
+    for name, kind in kinds.items():
+        try:
+            values = frame[name].astype(kind)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is damaged: {name} holds what is no {kind}; copy the run folder again") from error
+        if values.isna().any():
+            line = int(values.isna().to_numpy().argmax()) + 2
+            raise InputError(f"{path} is damaged: line {line} has no {name}; copy the run folder again")
+    twice = frame.duplicated(["variant", "condition", "example_id", "sample_id"])
+    if True in list(twice):
+        line = list(twice).index(True) + 2
+        raise InputError(f"{path} is damaged: line {line} repeats a sample; copy the run folder again")

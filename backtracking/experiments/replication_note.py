@@ -24,7 +24,7 @@ def note_text(found: Replication) -> str:
         "## Numbers",
         _table(found),
         "## What the stored answers do to the claims",
-        "\n".join(f"- {claim}" for claim in _claims(found)),
+        "\n".join(f"- {claim}" for claim in claims(found)),
         "## What the files cannot settle, and why",
         "\n".join(f"- {gap}" for gap in _gaps(found)),
     ]
@@ -59,13 +59,14 @@ def _table(found: Replication) -> str:
     return "\n".join(rows)
 
 
-def _claims(found: Replication) -> list[str]:
+def claims(found: Replication) -> list[str]:
+    """What the study's own files, regraded, do to each of its claims: a sentence each."""
     within = "accuracy with minus without, within problems"
     crude, readable = found.line("accuracy with minus without, crude"), found.line(f"{within}, rows with a number only")
     pair = next(line for line in found.lines if line.quantity.startswith(f"backtracking, {VARIANT} minus think_same"))
     accuracy = found.line("baseline accuracy")
     assert accuracy.stored is not None and accuracy.regraded is not None
-    claims = [
+    said = [
         f'"Backtracking improves accuracy" ({_points(crude.published)}): {_against(crude.published, crude)} '
         f"Within problems {_against(crude.published, found.line(within))} Among rows whose stored answer says a "
         f"number, within problems, {_against(crude.published, readable)}",
@@ -77,15 +78,15 @@ def _claims(found: Replication) -> list[str]:
         f'"Formatting changes backtracking" ({_points(pair.published)} between two variants): '
         f"{_against(pair.published, pair)}",
     ]
-    claims += [
+    said += [
         f"{pairs}: their prompts have equally many tokens for every problem, as they would if they were the same "
         "prompt (the study's `format_prompt` makes them so); equal lengths alone do not prove it."
         for pairs in found.same_length_prompts
     ]
     for name in ("targeted_ablation", "random_ablation"):
         line = found.line(f"backtracking, {name} minus baseline")
-        claims.append(f"{name} lowers backtracking ({_points(line.published)}): {_against(line.published, line)}")
-    return claims
+        said.append(f"{name} lowers backtracking ({_points(line.published)}): {_against(line.published, line)}")
+    return said
 
 
 def _gaps(found: Replication) -> list[str]:

@@ -5,6 +5,7 @@ to. A study that was killed continues with what is missing, and its tables follo
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,19 +15,32 @@ import pandas as pd
 
 from backtracking.core.atomic import write_text
 from backtracking.core.canary import gold_canary
-from backtracking.core.completions import Completions
+from backtracking.core.completions import Completions, Origin
 from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.events import Event, OnsetRow, detect_events
 from backtracking.core.interventions import Condition
 from backtracking.core.problems import Problem
 from backtracking.experiments.config import Config
+from backtracking.experiments.locks import RunLock
+from backtracking.experiments.mending import (
+    config_hash_of,
+    first_files,
+    mend,
+    problem_line,
+    problems_text,
+    provenance,
+    saved_hash,
+)
+from backtracking.experiments.parts import sound_part
 from backtracking.experiments.problem_sets import load_problems
-from backtracking.experiments.runs import RunFolder, commit, digest, make_current, now, open_run, versions
+from backtracking.experiments.runs import RunFolder, digest, make_current, new_run, now, open_run
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
 from backtracking.model.sampling.sampler import in_order, memory_for, sample_units
 from backtracking.model.self_check import Check, self_check
+from backtracking.workspace.experiment_log import ExperimentLog
+from backtracking.workspace.log_sinks import require_sinks
 from backtracking.workspace.paths import find_data_file
 from backtracking.workspace.secrets import refuse_secrets
 
@@ -42,6 +56,8 @@ class Study:
     folder: RunFolder
     problems: tuple[Problem, ...]
     progress: Progress
+    lock: RunLock
+    """Keeps other processes from the run, until it is released or this value ends."""
 
     @cached_property
     def model(self) -> HookedReasoner:
@@ -75,6 +91,14 @@ class Study:
         )
         self.progress("loading the model", 1, 1)
         return model
+
+    @cached_property
+    def log(self) -> ExperimentLog:
+        """The run's log with the sinks of its config, opened when first written to."""
+        sinks, config = self.config.run.log_sinks, self.config.model_dump(mode="json")
+        return ExperimentLog(
+            self.folder.log, folder=self.folder.path, name=self.folder.run_id, sinks=sinks, config=config
+        )
 
     @cached_property
     def checks(self) -> tuple[Check, ...]:
@@ -122,7 +146,7 @@ class Study:
             InputError: The group was begun with other rows, as after a change of the code.
         """
         generation = self.config.generation
-        self._require_same_plan(group, rows)
+        plan = self._require_same_plan(group, rows)
         held = dict(self.folder.manifest().get("rows_at_once") or {})
         if group not in held:
             memory = memory_for(self.model, rows, self.settings, rows=generation.batch_size, engine=generation.engine)
@@ -131,24 +155,29 @@ class Study:
             self.folder.log("memory", group=group, plan=str(memory), rows=memory.rows)
         seats = int(held[group])
         work = units(rows, seats * ROUNDS if seats > 1 else 1)
-        missing = [number for number in range(len(work)) if not self.folder.part(number, group).is_file()]
-        done = len(rows) - sum(len(work[number]) for number in missing)
+        origins = [Origin(plan, self.model.weights_hash, seats, number) for number in range(len(work))]
+        parts = [sound_part(self.folder, group, origins[number], unit) for number, unit in enumerate(work)]
+        done = sum(len(part) for part in parts if part is not None)
         self.progress(f"sampling {group}", done, len(rows))
-        for number in missing:
-            for _, part in sample_units(
-                self.model, [work[number]], self.settings, seats=seats, engine=generation.engine
-            ):
-                part.save(self.folder.part(number, group))
+        for number, unit in enumerate(work):
+            if parts[number] is not None:
+                continue
+            start = time.monotonic()
+            for _, part in sample_units(self.model, [unit], self.settings, seats=seats, engine=generation.engine):
+                part.save(self.folder.part(number, group), origin=origins[number])
+                parts[number] = part
                 done += len(part)
-                self.folder.log("unit", group=group, number=number, rows=len(part))
+                tokens, seconds = sum(len(row.ids) for row in part), time.monotonic() - start
+                self.log.unit(group=group, number=number, rows=len(part), tokens=tokens, seconds=seconds)
+                self.lock.beat()
                 self.progress(f"sampling {group}", done, len(rows))
-        return in_order(list(self.folder.completions(group)), rows)
+        return in_order([row for part in parts if part is not None for row in part], rows)
 
     def detect(self, completions: Completions) -> tuple[tuple[Event, ...], tuple[OnsetRow, ...]]:
         """Events and onsets of completions, graded against their own problems."""
         return detect_events(completions, self.problems, lexicon=self.config.lexicon(), prompting=self.config.prompts())
 
-    def _require_same_plan(self, group: str, rows: Sequence[Row]) -> None:
+    def _require_same_plan(self, group: str, rows: Sequence[Row]) -> str:
         text = json.dumps(
             [[str(r.problem_id), r.sample_id, r.variant, r.condition.name, str(r.condition)] for r in rows]
         )
@@ -160,6 +189,7 @@ class Study:
                 "or settings); start a new run"
             )
         self.folder.write_manifest(plans=plans)
+        return plan
 
 
 def open_study(config: Config, *, progress: Progress | None = None, resume: bool = False) -> Study:
@@ -176,46 +206,46 @@ def open_study(config: Config, *, progress: Progress | None = None, resume: bool
         InputError: Something in the config cannot be used.
         AlignmentError: The gold answers are not graded right against themselves.
     """
+    require_sinks(config.run.log_sinks)
     problems = problems_of(config)
     canary = gold_canary([problem.gold for problem in problems], seed=config.run.seed)
-    decisive = config.model_copy(update={"report": Config().report})
-    rows = json.dumps([[str(p.id), p.question, p.gold] for p in problems])
-    config_hash = digest(decisive.to_yaml(), rows)
-    folder = open_run(config.run.output_dir, name=config.run.name, config_hash=config_hash, run_id=config.run.run_id)
-    new = not (folder.path / "manifest.json").is_file()
-    if new and resume:
+    config_hash = config_hash_of(config, problems)
+    runs, run_id = config.run.output_dir, config.run.run_id
+    folder = open_run(runs, config_hash=config_hash, run_id=run_id, hash_of=saved_hash)
+    if folder is None and resume:
         raise InputError("there is no unfinished run of this config to resume; run without --resume")
-    if new:
+    new = folder is None
+    if folder is None:
         refuse_secrets(config.to_yaml(), where="the config", remedy="put it into .env, which stays on this machine")
-        refuse_secrets("".join(map(_line, problems)), where="the problem set", remedy="remove that problem")
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the run folder {folder.path}: {error.strerror}") from error
-        write_text(folder.path / "config.yaml", config.to_yaml())
-        write_text(folder.path / "problems.jsonl", "".join(_line(problem) for problem in problems))
-        folder.write_manifest(
-            run_id=folder.run_id,
-            status="started",
-            started=now(),
-            config_hash=config_hash,
-            problems_hash=digest(rows),
-            seed=config.run.seed,
-            commit=commit(),
-            versions=versions(),
-            canary=asdict(canary),
+        refuse_secrets("".join(map(problem_line, problems)), where="the problem set", remedy="remove that problem")
+        folder = new_run(
+            runs,
+            name=config.run.name,
+            run_id=run_id,
+            files=first_files(config, problems),
+            manifest={"status": "started", "started": now()} | provenance(config, problems, canary),
         )
+    lock = folder.hold()
+    if not new:
+        mend(folder, config, problems, canary)
     make_current(folder)
     folder.log("started" if new else "continued", problems=len(problems))
-    return Study(config, folder, problems, progress or (lambda task, done, total: None))
+    return Study(config, folder, problems, progress or (lambda task, done, total: None), lock)
 
 
 def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = None) -> Study:
-    """Open a run that exists, with the problems it was begun with."""
+    """Open a run that exists, with the problems it was begun with.
+
+    Raises:
+        InputError: There is no such run, another process works on it, or its problems have changed.
+    """
     file = folder.path / "problems.jsonl"
     if not file.is_file():
         raise MissingFileError(f"{folder.path} holds no problems.jsonl; start a run with backtracking init-run")
-    return Study(config, folder, load_problems(file), progress or (lambda task, done, total: None))
+    problems = load_problems(file)
+    if folder.manifest().get("problems_hash") not in (None, digest(problems_text(problems))):
+        raise InputError(f"{file} has changed since the run began; put the old one back, or start a new run")
+    return Study(config, folder, problems, progress or (lambda task, done, total: None), folder.hold())
 
 
 def settings_of(config: Config) -> Settings:
@@ -254,7 +284,7 @@ def prepare_problems(config: Config) -> tuple[tuple[Problem, ...], Path | None]:
     if path is None:
         path = Path(config.dataset.save_path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(map(_line, problems)))
+        write_text(path, "".join(map(problem_line, problems)))
     return problems, path
 
 
@@ -274,7 +304,3 @@ def receipts_table(completions: Completions) -> pd.DataFrame:
     summed = grouped.agg(rows=("positions", "size"), positions=("positions", "sum"), total=("total", "sum"))
     summed["mean_change"] = summed["total"] / summed["positions"]
     return summed.reset_index().reindex(columns=columns)
-
-
-def _line(problem: Problem) -> str:
-    return json.dumps({"id": problem.id, "question": problem.question, "gold": problem.gold}, ensure_ascii=False) + "\n"

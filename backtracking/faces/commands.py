@@ -4,30 +4,61 @@ Exit status: 0 done, 1 a check failed, 2 something given cannot be used (one lin
 to do), 130 interrupted.
 """
 
+import signal
 import sys
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from typer.core import TyperGroup
 
 from backtracking.core.errors import AlignmentError, InputError, ReceiptError
-from backtracking.faces import organism_commands, phase_commands, workspace_commands
+from backtracking.faces import (
+    fetch_commands,
+    figure_commands,
+    organism_commands,
+    phase_commands,
+    view_command,
+    workspace_commands,
+)
 from backtracking.faces.bars import Bars, err
+from backtracking.faces.options import AsJson, Config, Quiet
+from backtracking.faces.output import answer, out, records
 from backtracking.workspace.environment import prepare_environment
 from backtracking.workspace.secrets import redact
 
+INTERRUPTED = 130
+HELP = """Find, measure and switch off backtracking in reasoning models.
+
+Start with: backtracking run --config configs/demo.yaml
+
+Exit status: 0 done, 1 a check failed, 2 something given cannot be used, 130 interrupted.
+Results go to standard output, progress and complaints to standard error.
+"""
+
+
+class _Interruptible(TyperGroup):
+    """Commands that end in one line when interrupted, wherever they are."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            stop("interrupted; what was finished is kept, and the same command continues", INTERRUPTED)
+
+
 app = typer.Typer(
+    cls=_Interruptible,
     add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Find, measure and switch off backtracking in reasoning models.",
+    help=HELP,
 )
 app.add_typer(organism_commands.app, name="organism")
 phase_commands.add_to(app)
+view_command.add_to(app)
+fetch_commands.add_to(app)
 workspace_commands.add_to(app)
-out = Console()
+app.command()(figure_commands.figures)
 
 
 @app.callback()
@@ -37,11 +68,12 @@ def _root() -> None:
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Option(help="YAML file, such as configs/demo.yaml.")],
+    config: Config,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the unfinished run of this config, or fail if there is none.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no tables; only the report's path.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a config to its report: both phases, or the arms it lists under conditions.
 
@@ -52,71 +84,71 @@ def run(
     from backtracking.experiments.comparison import run_comparison
     from backtracking.experiments.config import load_config
     from backtracking.experiments.phases import run_phases
+    from backtracking.faces.condition_table import print_conditions
     from backtracking.faces.phase_report import write_phase_report
     from backtracking.faces.report import write_report
 
     loaded = load_config(config)
-    try:
-        with Bars(quiet=quiet) as bars:
-            if loaded.conditions:
-                result = run_comparison(loaded, progress=bars.update, resume=resume)
-                _, page = write_report(result)
-                comparison = result.comparison
-            else:
-                first, second = run_phases(loaded, progress=bars.update, resume=resume)
-                _, page = write_phase_report(first, second)
-                comparison = first.comparison if second is None or second.subsets is None else second.subsets.comparison
-    except KeyboardInterrupt:
-        _stop("interrupted; what was finished is kept, and the same command continues", 130)
-    if not quiet:
-        _print_conditions(comparison.to_pandas())
-    out.print(f"report: {page}", soft_wrap=True, highlight=False)
+    with Bars(quiet=quiet) as bars:
+        if loaded.conditions:
+            result = run_comparison(loaded, progress=bars.update, resume=resume, report=write_report)
+            folder, comparison = result.folder, result.comparison
+        else:
+            first, second = run_phases(loaded, progress=bars.update, resume=resume, report=write_phase_report)
+            folder = first.study.folder
+            comparison = first.comparison if second is None or second.subsets is None else second.subsets.comparison
+    page = folder.path / "report.html"
+    if not quiet and not as_json:
+        print_conditions(comparison.to_pandas(), out)
+    document = {
+        "run_id": folder.run_id,
+        "folder": folder.path,
+        "report": page,
+        "conditions": records(comparison.to_pandas()),
+        "paired_differences": records(comparison.paired_to_pandas()),
+    }
+    answer(document, [f"report: {page}"], as_json=as_json)
 
 
 @app.command()
 def smoke(
     model: Annotated[str, typer.Option(help="Model to try: organism, smollm2, a folder, a Hub id.")] = "organism",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Load a model, sample under an intervention, cache activations, draw a figure; fail loudly."""
+    """Load a model, sample under an intervention, cache activations, draw a figure; fail loudly.
+
+    Example: backtracking smoke --model organism
+    """
     from backtracking.experiments.smoke import smoke_test
     from backtracking.faces.figures import rates_by_condition
 
     smoke = smoke_test(model, device=device)
-    for check in smoke.checks:
-        out.print(f"ok {check.law} ({check.difference:.1e})", soft_wrap=True, highlight=False)
-    figure = rates_by_condition(smoke.comparison)
-    out.print(
+    drawn = len(rates_by_condition(smoke.comparison).to_html(include_plotlyjs=False))
+    laws = [{"law": check.law, "difference": check.difference, "ok": check.ok} for check in smoke.checks]
+    document = {"model": smoke.model, "tokens": smoke.tokens, "cached": smoke.cached, "checks": laws}
+    lines = [f"ok {check.law} ({check.difference:.1e})" for check in smoke.checks]
+    lines.append(
         f"ok {smoke.model}: {smoke.tokens} tokens sampled, activations {smoke.cached} cached, "
-        f"a figure of {len(figure.to_html(include_plotlyjs=False))} characters drawn",
-        soft_wrap=True,
-        highlight=False,
+        f"a figure of {drawn} characters drawn"
     )
+    answer(document, lines, as_json=as_json)
 
 
 def main() -> None:
     """Run the command line; bad input ends in one line and exit status 2."""
+    # a machine that is taken away says so by SIGTERM: end as after Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     prepare_environment()
     try:
-        app()
+        app(prog_name="backtracking")
     except InputError as error:
-        _stop(str(error), 2)
+        stop(str(error), 2)
     except (ReceiptError, AlignmentError) as error:
-        _stop(str(error), 1)
+        stop(str(error), 1)
 
 
-def _stop(message: str, status: int) -> NoReturn:
+def stop(message: str, status: int) -> NoReturn:
+    """End with one line on standard error and that exit status."""
     err.print(f"backtracking: {redact(' '.join(message.split()))}", markup=False, soft_wrap=True)
     sys.exit(status)
-
-
-def _print_conditions(frame) -> None:
-    table = Table(title="conditions (share of completions, 95 % interval)")
-    table.add_column("condition")
-    shares = ("backtracking", "right", "wrong", "unparsed", "truncated")
-    for name in ("n", *shares):
-        table.add_column(name, justify="right")
-    for row in frame.to_dict("records"):
-        cells = [f"{100 * row[s]:.1f} [{100 * row[f'{s}_low']:.0f}, {100 * row[f'{s}_high']:.0f}]" for s in shares]
-        table.add_row(row["condition"], str(row["completions"]), *cells)
-    out.print(table)

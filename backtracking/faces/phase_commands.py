@@ -3,45 +3,43 @@
 They work on the current run, the one named in `runs/.current_run_id`, or on the one given by `--run-id`.
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from backtracking.faces import phase2_commands
 from backtracking.faces.bars import Bars
+from backtracking.faces.options import AsJson, Config, Quiet, RunId, Variant
+from backtracking.faces.output import answer
+from backtracking.faces.phase_steps import open_named, phase1_step, report
 
-Config = Annotated[Path, typer.Option("--config", help="YAML file, such as configs/organism_phase1.yaml.")]
-RunId = Annotated[str | None, typer.Option("--run-id", help="Run to work on; the current one if not given.")]
-Variant = Annotated[str | None, typer.Option("--variant", help="Formatting variant; the run's own if not given.")]
-Phase1Run = Annotated[
-    str | None, typer.Option("--phase1-run-id", help="Phase 1 run to build on; this run itself if not given.")
-]
-out = Console()
+PANELS = {1: "Phase 1, step by step", 2: "Phase 2, step by step"}
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of both phases to the command line."""
     for name, command in COMMANDS.items():
-        app.command(name)(command)
+        phase = 2 if "phase2" in name or name == "metrics-v2" else 1
+        app.command(name, rich_help_panel=None if name == "plan" else PANELS[phase])(command)
 
 
-def init_run(config: Config, run_id: RunId = None) -> None:
+def init_run(config: Config, run_id: RunId = None, as_json: AsJson = False) -> None:
     """Begin a run of a config and make it the current one.
 
     Example: backtracking init-run --config configs/organism_phase1.yaml
     """
-    from backtracking.experiments.config import load_config
+    from backtracking.experiments.config import load_config, read_config
     from backtracking.experiments.study import open_study
 
     loaded = load_config(config)
     if run_id is not None:
-        loaded = loaded.model_copy(update={"run": loaded.run.model_copy(update={"run_id": run_id})})
-    study = open_study(loaded)
-    _say(f"run: {study.folder.path}")
+        run = loaded.run.model_dump() | {"run_id": run_id}
+        loaded = read_config(loaded.model_dump() | {"run": run}, where="--run-id")
+    folder = open_study(loaded).folder
+    answer({"run_id": folder.run_id, "folder": folder.path}, [f"run: {folder.path}"], as_json=as_json)
 
 
-def prepare_data(config: Config) -> None:
+def prepare_data(config: Config, as_json: AsJson = False) -> None:
     """Fetch the problem set of a config and save it where the config says.
 
     Example: backtracking prepare-data --config configs/backtracking_state_transition.yaml
@@ -51,7 +49,7 @@ def prepare_data(config: Config) -> None:
 
     problems, path = prepare_problems(load_config(config))
     where = "" if path is None else f", saved at {path}"
-    _say(f"{len(problems)} problems{where}")
+    answer({"problems": len(problems), "path": path}, [f"{len(problems)} problems{where}"], as_json=as_json)
 
 
 def generate(
@@ -59,6 +57,8 @@ def generate(
     run_id: RunId = None,
     condition: Annotated[str, typer.Option(help="baseline, targeted_ablation or random_ablation.")] = "baseline",
     variant: Variant = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Sample completions of one condition and variant.
 
@@ -66,84 +66,96 @@ def generate(
     """
     from backtracking.experiments import phase1
 
-    with Bars() as bars:
-        study = _study(config, run_id, bars)
+    with Bars(quiet=quiet) as bars:
+        study = open_named(config, run_id, bars)
         completions = phase1.generate_condition(study, condition, variant=variant)
-    _say(f"{len(completions)} completions of {condition} in {study.folder.path / 'completions'}")
+    folder = study.folder.path / "completions"
+    document = {
+        "run_id": study.folder.run_id,
+        "condition": condition,
+        "completions": len(completions),
+        "folder": folder,
+    }
+    answer(document, [f"{len(completions)} completions of {condition} in {folder}"], as_json=as_json)
 
 
-def detect_events(config: Config, run_id: RunId = None) -> None:
-    """Find every onset and grade every completion; writes events.parquet and onsets.parquet."""
+def detect_events(config: Config, run_id: RunId = None, as_json: AsJson = False) -> None:
+    """Find every onset and grade every completion; writes events.parquet and onsets.parquet.
+
+    Example: backtracking detect-events --config configs/organism_phase1.yaml
+    """
     from backtracking.experiments import phase1
 
-    study = _study(config, run_id)
+    study = open_named(config, run_id)
     events, onsets = phase1.detect(study)
     counted = sum(event.has_backtracking_strict for event in events)
-    _say(f"{counted} of {len(events)} completions backtrack; {len(onsets)} triggers in {study.folder.path}")
+    document = {
+        "run_id": study.folder.run_id,
+        "completions": len(events),
+        "backtracking": counted,
+        "triggers": len(onsets),
+        "events": study.folder.path / "events.parquet",
+        "onsets": study.folder.path / "onsets.parquet",
+    }
+    line = f"{counted} of {len(events)} completions backtrack; {len(onsets)} triggers in {study.folder.path}"
+    answer(document, [line], as_json=as_json)
 
 
-def logit_lens(config: Config, run_id: RunId = None) -> None:
-    """Read each onset's token through the layers, beside matched controls."""
-    _step(config, run_id, "read_lens", "logit_lens")
+def logit_lens(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Read each onset's token through the layers, beside matched controls.
+
+    Example: backtracking logit-lens --config configs/organism_phase1.yaml
+    """
+    phase1_step(config, run_id, "read_lens", "logit_lens", quiet=quiet, as_json=as_json)
 
 
-def ablation_scan(config: Config, run_id: RunId = None) -> None:
-    """Ablate every layer at every decision and select the sites that write the trigger."""
-    _step(config, run_id, "scan_ablations", "ablation_scan")
+def ablation_scan(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Ablate every layer at every decision and select the sites that write the trigger.
+
+    Example: backtracking ablation-scan --config configs/organism_phase1.yaml
+    """
+    phase1_step(config, run_id, "scan_ablations", "ablation_scan", quiet=quiet, as_json=as_json)
 
 
-def compare_conditions(config: Config, run_id: RunId = None) -> None:
-    """Baseline, targeted ablation, ban and random ablations, compared in pairs."""
-    _step(config, run_id, "compare", "paired_differences")
+def compare_conditions(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Baseline, targeted ablation, ban and random ablations, compared in pairs.
+
+    Example: backtracking compare-conditions --config configs/organism_phase1.yaml
+    """
+    phase1_step(config, run_id, "compare", "paired_differences", quiet=quiet, as_json=as_json)
 
 
-def formatting_sweep(config: Config, run_id: RunId = None) -> None:
-    """The baseline by formatting variant."""
-    _step(config, run_id, "formatting_sweep", "formatting")
+def formatting_sweep(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """The baseline by formatting variant.
+
+    Example: backtracking formatting-sweep --config configs/organism_phase1.yaml
+    """
+    phase1_step(config, run_id, "formatting_sweep", "formatting", quiet=quiet, as_json=as_json)
 
 
-def make_report(config: Config, run_id: RunId = None) -> None:
-    """Write the report of phase 1; steps that are missing are done first."""
-    _report(config, run_id, phase2=False, phase1_run=None)
+def make_report(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Write the report of phase 1; steps that are missing are done first.
+
+    Example: backtracking make-report --config configs/organism_phase1.yaml
+    """
+    report(config, run_id, phase2=False, phase1_run=None, quiet=quiet, as_json=as_json)
 
 
-def metrics_v2(config: Config, run_id: RunId = None, phase1_run_id: Phase1Run = None) -> None:
-    """Metrics of the baseline alone, with the within-problem effect of backtracking on accuracy."""
-    _step2(config, run_id, phase1_run_id, "metrics_v2", "baseline_metrics")
-
-
-def phase2_subset_sweep(config: Config, run_id: RunId = None, phase1_run_id: Phase1Run = None) -> None:
-    """Ablate subsets of the selected sites, beside a logit ban and a random direction."""
-    _step2(config, run_id, phase1_run_id, "subset_sweep", "subset_sweep_paired")
-
-
-def phase2_scale_sweep(config: Config, run_id: RunId = None, phase1_run_id: Phase1Run = None) -> None:
-    """Scale the selected sites by several factors; writes the trade-off."""
-    _step2(config, run_id, phase1_run_id, "scale_sweep", "tradeoff")
-
-
-def phase2_continuation_ablation(config: Config, run_id: RunId = None, phase1_run_id: Phase1Run = None) -> None:
-    """Measure the chance of a trigger at the decision under each subset and scale, and fork completions."""
-    _step2(config, run_id, phase1_run_id, "continuation_ablation", "continuation_ablation")
-
-
-def make_report_phase2(config: Config, run_id: RunId = None, phase1_run_id: Phase1Run = None) -> None:
-    """Write the report of both phases; steps that are missing are done first."""
-    _report(config, run_id, phase2=True, phase1_run=phase1_run_id)
-
-
-def plan(config: Config) -> None:
+def plan(config: Config, as_json: AsJson = False) -> None:
     """Print tokens, time, memory and the least detectable effect of a config, before anything is run.
 
     The model is loaded and samples a few tokens to measure its rate.
 
     Example: backtracking plan --config configs/demo.yaml
     """
+    from dataclasses import asdict
+
     from backtracking.experiments.config import load_config
     from backtracking.experiments.planning import plan as make_plan
 
-    for line in make_plan(load_config(config)).lines():
-        _say(line)
+    made = make_plan(load_config(config))
+    document = asdict(made) | {"tokens": made.tokens, "seconds": made.seconds}
+    answer(document, made.lines(), as_json=as_json)
 
 
 COMMANDS: dict[str, Any] = {
@@ -157,69 +169,9 @@ COMMANDS: dict[str, Any] = {
     "compare-conditions": compare_conditions,
     "formatting-sweep": formatting_sweep,
     "make-report": make_report,
-    "metrics-v2": metrics_v2,
-    "phase2-subset-sweep": phase2_subset_sweep,
-    "phase2-scale-sweep": phase2_scale_sweep,
-    "phase2-continuation-ablation": phase2_continuation_ablation,
-    "make-report-phase2": make_report_phase2,
+    "metrics-v2": phase2_commands.metrics_v2,
+    "phase2-subset-sweep": phase2_commands.phase2_subset_sweep,
+    "phase2-scale-sweep": phase2_commands.phase2_scale_sweep,
+    "phase2-continuation-ablation": phase2_commands.phase2_continuation_ablation,
+    "make-report-phase2": phase2_commands.make_report_phase2,
 }
-
-
-def _study(config: Path, run_id: str | None, bars: Bars | None = None) -> Any:
-    """The run to work on, with the config given."""
-    from backtracking.experiments.config import load_config
-    from backtracking.experiments.runs import RunFolder, current_run
-    from backtracking.experiments.study import reopen
-
-    loaded = load_config(config)
-    runs = loaded.run.output_dir
-    folder = current_run(runs) if run_id is None else RunFolder(Path(runs) / run_id)
-    return reopen(folder, loaded, progress=None if bars is None else bars.update)
-
-
-def _step(config: Path, run_id: str | None, step: str, table: str) -> None:
-    from backtracking.experiments import phase1
-
-    with Bars() as bars:
-        study = _study(config, run_id, bars)
-        getattr(phase1, step)(study)
-    _say(f"table: {study.folder.path / 'tables' / table}.csv")
-
-
-def _step2(config: Path, run_id: str | None, phase1_run: str | None, step: str, table: str) -> None:
-    from backtracking.experiments import phase2
-
-    with Bars() as bars:
-        study = _study(config, run_id, bars)
-        for note in _adopted(study, phase1_run):
-            _say(f"note: {note}")
-        getattr(phase2, step)(study)
-    _say(f"table: {study.folder.path / 'tables' / table}.csv")
-
-
-def _adopted(study: Any, phase1_run: str | None) -> tuple[str, ...]:
-    from backtracking.experiments import phase2
-    from backtracking.experiments.runs import RunFolder
-
-    name = phase1_run or (study.config.phase2 and study.config.phase2.phase1_run_id)
-    if name is None or name == study.folder.run_id:
-        return ()
-    return phase2.adopt(study, RunFolder(Path(study.config.run.output_dir) / name))
-
-
-def _report(config: Path, run_id: str | None, *, phase2: bool, phase1_run: str | None) -> None:
-    from backtracking.experiments.phase1 import run_phase1
-    from backtracking.experiments.phase2 import run_phase2
-    from backtracking.faces.phase_report import write_phase_report
-
-    with Bars() as bars:
-        study = _study(config, run_id, bars)
-        notes = _adopted(study, phase1_run) if phase2 else ()
-        first = run_phase1(study)
-        second = run_phase2(study, notes=notes) if phase2 else None
-    _, page = write_phase_report(first, second)
-    _say(f"report: {page}")
-
-
-def _say(text: str) -> None:
-    out.print(text, soft_wrap=True, highlight=False, markup=False)

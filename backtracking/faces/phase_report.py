@@ -3,17 +3,18 @@
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from backtracking.core.interventions import BASELINE
 from backtracking.core.power import PairedDesign, minimum_detectable
 from backtracking.experiments.phase1 import TARGETED, Phase1
 from backtracking.experiments.phase2 import Phase2
-from backtracking.faces.figures import lens_by_layer, rates_by_condition, scan_by_layer, tradeoff_plane
 from backtracking.faces.grids import folded
+from backtracking.faces.methods import phase_methods
 from backtracking.faces.report import write_pages
-from backtracking.faces.report_content import Grid, Report, checks_grid, points, provenance_grid
+from backtracking.faces.report_content import Grid, Report, checks_grid, ledger_grid, points, provenance_grid
+from backtracking.faces.run_figures import example_of, figures_of_run
 from backtracking.measures.conditions import ConditionComparison
+from backtracking.model.tokens import tokens_that_begin
 
 QUANTITY = "trigger_log_prob"
 
@@ -25,8 +26,15 @@ def write_phase_report(first: Phase1, second: Phase2 | None) -> tuple[Path, Path
         The paths of the two reports.
     """
     study = first.study
-    pages = write_pages(compose_phases(first, second), _figures(first, second), study.folder.path)
+    triggers = tokens_that_begin(study.model.tokenizer, study.config.lexicon().strict)
+    example = example_of(study.folder, study.model, trigger_ids=triggers)
     section = study.config.report if second is None or study.config.phase2 is None else study.config.phase2.report
+    pages = write_pages(
+        compose_phases(first, second),
+        lambda theme: figures_of_run(study.folder, example=example, theme=theme),
+        study.folder.path,
+        images=section.images,
+    )
     if section.report_path is not None:
         copy = Path(section.report_path)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -41,22 +49,11 @@ def compose_phases(first: Phase1, second: Phase2 | None) -> Report:
         title=f"{study.config.run.name} on {study.folder.manifest().get('model', study.config.model.hf_id)}",
         findings=(_where(first), _what(first), _cost(first, second), _sure(first)),
         warnings=_warnings(first, second),
-        grids=(*_phase1_grids(first), *(() if second is None else _phase2_grids(second)), *_about(first)),
+        grids=(*_phase1_grids(first), *(() if second is None else _phase2_grids(second))),
+        methods=phase_methods(study.config),
+        about=_about(first),
         examples=_examples(first),
     )
-
-
-def _figures(first: Phase1, second: Phase2 | None) -> dict[str, go.Figure]:
-    figures = {
-        "ablation_scan": scan_by_layer(first.scan.to_pandas(), quantity=QUANTITY),
-        "rates_by_condition": rates_by_condition(_shown(first.comparison)),
-        "logit_lens": lens_by_layer(first.lens.to_pandas()),
-    }
-    if second is not None and second.subsets is not None:
-        figures["subset_sweep"] = rates_by_condition(second.subsets.comparison)
-    if second is not None and second.trade is not None:
-        figures["tradeoff"] = tradeoff_plane(second.trade.to_pandas())
-    return figures
 
 
 def _shown(comparison: ConditionComparison) -> ConditionComparison:
@@ -314,13 +311,14 @@ def _about(first: Phase1) -> tuple[Grid, ...]:
     receipts = study.folder.table("receipts")
     shown = receipts.loc[~receipts["condition"].astype(str).str.startswith("random_ablation_")]
     return (
+        checks_grid(study.checks),
         folded(
             "Receipts",
             "Positions every intervention touched; each row was checked against the tokens it sampled.",
             shown,
             tuple(map(str, shown.columns)),
         ),
-        checks_grid(study.checks),
+        ledger_grid(_shown(first.comparison)),
         provenance_grid(study.folder.manifest(), study.config),
     )
 

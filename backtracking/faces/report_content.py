@@ -11,7 +11,8 @@ from backtracking.core.statistics import Estimate
 from backtracking.experiments.comparison import Comparison
 from backtracking.experiments.config import Config
 from backtracking.experiments.study import settings_of
-from backtracking.measures.conditions import ConditionRow, PairedRow
+from backtracking.faces.methods import common_methods
+from backtracking.measures.conditions import ConditionComparison, ConditionRow, PairedRow
 from backtracking.model.self_check import Check
 
 
@@ -33,6 +34,11 @@ class Report:
     findings: tuple[str, ...]
     warnings: tuple[str, ...]
     grids: tuple[Grid, ...]
+    """The results."""
+    methods: tuple[str, ...]
+    """How the results are defined, with the run's own parameters."""
+    about: tuple[Grid, ...]
+    """What the results rest on: self-check, receipts, the grading ledger, provenance."""
     examples: tuple[tuple[str, str], ...]
     """Heading and text of a few completions, just as the model wrote them."""
 
@@ -47,9 +53,13 @@ def compose(result: Comparison) -> Report:
         grids=(
             _conditions_grid(result, rows),
             _paired_grid(paired),
-            _receipts_grid(result),
             _onsets_grid(result),
+        ),
+        methods=common_methods(result.config),
+        about=(
             checks_grid(result.checks),
+            _receipts_grid(result),
+            ledger_grid(result.comparison),
             provenance_grid(result.manifest, result.config),
         ),
         examples=_examples(result),
@@ -205,6 +215,27 @@ def checks_grid(checks: Sequence[Check]) -> Grid:
                 "holds" if check.ok else f"FAILS {check.note}".strip(),
             )
             for check in checks
+        ),
+    )
+
+
+def ledger_grid(comparison: ConditionComparison) -> Grid:
+    """How every completion of each condition was graded, and where accuracies cannot be compared."""
+    flags = {row.condition: row.accuracy_flag for row in comparison.paired}
+    verdicts = ("right", "wrong", "unparsed", "truncated")
+    return Grid(
+        "Grading ledger",
+        "Every completion is graded once, against the gold answer of its own problem. Unparsed: no answer could be "
+        "read; truncated: cut off before one.",
+        ("condition", "n", *verdicts, "accuracy against the baseline"),
+        tuple(
+            (
+                row.condition,
+                str(row.completions),
+                *(str(round(row.completions * getattr(row, verdict).value)) for verdict in verdicts),
+                flags.get(row.condition, "") or "can be compared",
+            )
+            for row in comparison.rows
         ),
     )
 

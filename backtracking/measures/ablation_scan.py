@@ -18,6 +18,7 @@ from backtracking.core.interventions import BASELINE, Condition, Scale
 from backtracking.core.sites import Component, Site
 from backtracking.measures.decision_points import DecisionPoints
 from backtracking.measures.scan_tables import AblationScan
+from backtracking.measures.trigger_reading import trigger_tensor
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.scoring import next_logits
 
@@ -56,7 +57,7 @@ def ablation_scan(
         raise InputError("there are no events to scan; sample more completions")
     if window < 1:
         raise InputError(f"window is {window}; the least is 1, the prediction position alone")
-    triggers = _triggers(model, trigger_ids)
+    triggers = trigger_tensor(model, trigger_ids)
     sites = _sites(model, components, layers, heads)
     conditions = (BASELINE, *(Condition(str(site), [Scale(site, factor, "decode")]) for site in sites))
     every = points.all
@@ -93,16 +94,6 @@ def _read(
     together = logits[:, triggers].logsumexp(-1)
     best_other = logits.index_fill(1, triggers, -torch.inf).amax(-1)
     return torch.stack([logits[:, token] - total, together - total, together - best_other])
-
-
-def _triggers(model: HookedReasoner, trigger_ids: Sequence[int]) -> Tensor:
-    found = sorted(set(trigger_ids))
-    if not found or found[0] < 0 or found[-1] >= model.cfg.d_vocab or len(found) >= model.cfg.d_vocab:
-        raise InputError(
-            f"{len(found)} trigger ids do not fit a vocabulary of {model.cfg.d_vocab}; "
-            "give those of tokens_that_begin(model.tokenizer, lexicon.markers)"
-        )
-    return torch.tensor(found, device=model.device)
 
 
 def _sites(

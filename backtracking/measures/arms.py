@@ -4,17 +4,16 @@ What every comparison of arms shares: refusing what would pool, pairing by sampl
 their tests, and rows as flat tables.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 
 import pandas as pd
 
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event
-from backtracking.core.interventions import BASELINE
-from backtracking.core.statistics import Estimate, clustered_rate, paired_difference, paired_p_value
+from backtracking.core.statistics import Estimate, clustered_mean, clustered_share, flip_p_value
+from backtracking.measures.arm_counts import OUTCOMES, ArmCounts, check_variants
 
-VERDICTS = ("right", "wrong", "unparsed", "truncated")
 FLAG_MARGIN = 0.05
 """Difference of the unparsed or truncated share, as a share, above which accuracy is flagged."""
 
@@ -44,11 +43,7 @@ def arms_of(events: Sequence[Event]) -> dict[str, tuple[Event, ...]]:
         InputError: There are no events, they mix formatting variants, or a condition has two events of one
             sample, as when two runs or an ablated arm are read as one.
     """
-    if not events:
-        raise InputError("no events to compare; sample something first")
-    variants = sorted({event.variant for event in events})
-    if len(variants) > 1:
-        raise InputError(f"conditions are compared within one variant, not over {variants}; choose one")
+    check_variants({event.variant for event in events})
     arms: dict[str, list[Event]] = {}
     for event in events:
         arms.setdefault(event.condition, []).append(event)
@@ -69,55 +64,36 @@ def refuse_duplicates(arm: Sequence[Event], name: str) -> None:
         seen.add(key)
 
 
-def baseline_of(arms: Mapping[str, Sequence[Event]]) -> Sequence[Event]:
-    """The baseline's events.
+def pair(arm: ArmCounts, reference: ArmCounts, *, names: tuple[str, str], seed: int) -> PairedShares:
+    """Differences over the pairs of both arms' sample keys, with sign-flip tests by problem.
 
-    Raises:
-        InputError: There is no baseline.
-    """
-    if BASELINE.name not in arms:
-        raise InputError(f"no condition is called {BASELINE.name!r}, only {list(arms)}; sample the baseline too")
-    return arms[BASELINE.name]
-
-
-def twins(arm: Sequence[Event], reference: Sequence[Event], *, name: str, other: str) -> tuple[Event, ...]:
-    """For each event of the arm the reference's event of the same problem and sample; both without duplicates.
+    Args:
+        arm: What is compared.
+        reference: With what.
+        names: What the two are called, should they not fit.
+        seed: Of the intervals.
 
     Raises:
         InputError: The two do not hold the same sample keys.
     """
-    others = {(event.example_id, event.sample_id): event for event in reference}
-    keys = [(event.example_id, event.sample_id) for event in arm]
-    if set(keys) != set(others):
-        raise InputError(
-            f"{name} and {other} do not hold the same sample keys "
-            f"({len(set(keys) ^ set(others))} are in one alone); sample both in full"
-        )
-    return tuple(others[key] for key in keys)
+    other = reference.in_order_of(arm, names=names)
+    pairs = arm.by_problem("completions")
 
+    def difference(outcome: str) -> tuple[Estimate, list[float]]:
+        sums = (arm.by_problem(outcome) - other.by_problem(outcome)).tolist()
+        return clustered_mean(sums, pairs.tolist(), n=arm.completions, seed=seed), sums
 
-def pair(arm: Sequence[Event], others: Sequence[Event], *, seed: int) -> PairedShares:
-    """Differences between events and their `twins`, with sign-flip tests by problem."""
-    problems = [event.example_id for event in arm]
-
-    def values(read: Callable[[Event], bool]) -> tuple[list[bool], list[bool]]:
-        return [read(event) for event in arm], [read(event) for event in others]
-
-    backtracking = values(lambda event: event.has_backtracking_strict)
-    right = values(lambda event: event.is_correct)
-    unparsed, truncated = (
-        paired_difference(*values(lambda event, word=word: event.verdict == word), problems, seed=seed)
-        for word in ("unparsed", "truncated")
-    )
+    (backtracking, changes), (accuracy, gains) = difference("backtracking"), difference("right")
+    (unparsed, _), (truncated, _) = difference("unparsed"), difference("truncated")
     return PairedShares(
-        pairs=len(arm),
-        backtracking=paired_difference(*backtracking, problems, seed=seed),
-        accuracy=paired_difference(*right, problems, seed=seed),
+        pairs=arm.completions,
+        backtracking=backtracking,
+        accuracy=accuracy,
         unparsed=unparsed,
         truncated=truncated,
         accuracy_flag=accuracy_flag(unparsed, truncated),
-        backtracking_p=paired_p_value(*backtracking, problems, seed=seed),
-        accuracy_p=paired_p_value(*right, problems, seed=seed),
+        backtracking_p=flip_p_value(changes, seed=seed),
+        accuracy_p=flip_p_value(gains, seed=seed),
     )
 
 
@@ -131,13 +107,10 @@ def accuracy_flag(unparsed: Estimate, truncated: Estimate) -> str:
     return "; ".join(reasons)
 
 
-def verdict_shares(arm: Sequence[Event], *, seed: int) -> dict[str, Estimate]:
+def verdict_shares(arm: ArmCounts, *, seed: int) -> dict[str, Estimate]:
     """Share of each verdict, of backtracking and of degenerate completions, by name."""
-    problems = [event.example_id for event in arm]
-    outcomes = {word: [event.verdict == word for event in arm] for word in VERDICTS}
-    outcomes["backtracking"] = [event.has_backtracking_strict for event in arm]
-    outcomes["degenerate"] = [event.degenerate for event in arm]
-    return {name: clustered_rate(values, problems, seed=seed) for name, values in outcomes.items()}
+    counts = arm.by_problem("completions").tolist()
+    return {name: clustered_share(arm.by_problem(name).tolist(), counts, seed=seed) for name in OUTCOMES}
 
 
 def frame(rows: Sequence[object], kind: type) -> pd.DataFrame:

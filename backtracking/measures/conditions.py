@@ -4,7 +4,7 @@ Rates are never pooled over conditions. Intervals resample problems; arms are pa
 (problem, sample, variant), whose noise they share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,8 @@ from backtracking.core.events import Event
 from backtracking.core.interventions import BASELINE
 from backtracking.core.multiplicity import holm
 from backtracking.core.statistics import Estimate, NonInferiority, non_inferiority
-from backtracking.measures.arms import arms_of, frame, pair, twins, verdict_shares
+from backtracking.measures.arm_counts import ArmCounts, count_arms
+from backtracking.measures.arms import frame, pair, verdict_shares
 
 AccuracyVerdict = NonInferiority | Literal["flagged"]
 """Flagged: the unparsed or truncated share differs, so the accuracies cannot be compared."""
@@ -113,32 +114,40 @@ def compare_conditions(events: Sequence[Event], *, seed: int = 0, margin: float 
         InputError: There are no events, they mix formatting variants, a condition has two events of
             one sample or lacks rows that the baseline has, or the margin is not between 0 and 1.
     """
+    return compare_arms(count_arms(events), seed=seed, margin=margin)
+
+
+def compare_arms(arms: Mapping[str, ArmCounts], *, seed: int = 0, margin: float = 0.05) -> ConditionComparison:
+    """The comparison of `compare_conditions` from counts by problem, as `arm_counts` makes them.
+
+    Raises:
+        InputError: A condition lacks rows that the baseline has, or the margin is not between 0 and 1.
+    """
     if not 0 < margin < 1:
         raise InputError(f"the margin is {margin}; give a share between 0 and 1, such as 0.05 for five points")
-    arms = arms_of(events)
     return ConditionComparison(
-        rows=tuple(_row(name, arm, seed) for name, arm in arms.items()),
+        rows=tuple(_row(arm, seed) for arm in arms.values()),
         paired=_paired(arms, seed, margin),
-        by_problem=tuple(row for name, arm in arms.items() for row in _problem_rows(name, arm)),
+        by_problem=tuple(row for arm in arms.values() for row in _problem_rows(arm)),
     )
 
 
-def _row(name: str, arm: Sequence[Event], seed: int) -> ConditionRow:
+def _row(arm: ArmCounts, seed: int) -> ConditionRow:
     return ConditionRow(
-        condition=name,
-        completions=len(arm),
-        problems=len({event.example_id for event in arm}),
-        mean_tokens=sum(event.completion_tokens for event in arm) / len(arm),
+        condition=arm.name,
+        completions=arm.completions,
+        problems=len(arm.problems),
+        mean_tokens=float(arm.by_problem("tokens").sum()) / arm.completions,
         **verdict_shares(arm, seed=seed),
     )
 
 
-def _paired(arms: dict[str, tuple[Event, ...]], seed: int, margin: float) -> tuple[PairedRow, ...]:
+def _paired(arms: Mapping[str, ArmCounts], seed: int, margin: float) -> tuple[PairedRow, ...]:
     reference = arms.get(BASELINE.name)
     if reference is None:
         return ()
     found = {
-        name: pair(arm, twins(arm, reference, name=f"condition {name!r}", other="the baseline"), seed=seed)
+        name: pair(arm, reference, names=(f"condition {name!r}", "the baseline"), seed=seed)
         for name, arm in arms.items()
         if name != BASELINE.name
     }
@@ -157,17 +166,9 @@ def _paired(arms: dict[str, tuple[Event, ...]], seed: int, margin: float) -> tup
     )
 
 
-def _problem_rows(name: str, arm: Sequence[Event]) -> list[ProblemRow]:
-    problems: dict[int | str, list[Event]] = {}
-    for event in arm:
-        problems.setdefault(event.example_id, []).append(event)
+def _problem_rows(arm: ArmCounts) -> list[ProblemRow]:
+    columns = (arm.by_problem(name).astype(int).tolist() for name in ("completions", "backtracking", "right"))
     return [
-        ProblemRow(
-            condition=name,
-            problem_id=problem,
-            completions=len(found),
-            backtracking=sum(event.has_backtracking_strict for event in found),
-            right=sum(event.is_correct for event in found),
-        )
-        for problem, found in problems.items()
+        ProblemRow(arm.name, problem, completions, backtracking, right)
+        for problem, completions, backtracking, right in zip(arm.problems, *columns, strict=True)
     ]

@@ -15,7 +15,8 @@ from backtracking.core.events import Event
 from backtracking.core.interventions import BASELINE
 from backtracking.core.null_draws import MINIMUM_DRAWS, NullRank, null_rank
 from backtracking.core.statistics import Estimate
-from backtracking.measures.arms import arms_of, baseline_of, frame, pair, twins
+from backtracking.measures.arm_counts import count_arms
+from backtracking.measures.arms import frame, pair
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,14 @@ def targeted_against_random(
         InputError: There are fewer than 20 draws, a name is missing, repeated or the baseline's, the conditions do
             not hold the same samples, or events are pooled (variants mixed, one sample twice in a condition).
     """
-    arms = arms_of(events)
-    reference = baseline_of(arms)
+    arms = count_arms(events)
+    if BASELINE.name not in arms:
+        raise InputError(f"no condition is called {BASELINE.name!r}, only {list(arms)}; sample the baseline too")
+    reference = arms[BASELINE.name]
     _check(targeted, draws, list(arms))
 
     def effect(name: str, role: Literal["targeted", "random"]) -> DrawRow:
-        matched = twins(arms[name], reference, name=f"condition {name!r}", other="the baseline")
-        found = pair(arms[name], matched, seed=seed)
+        found = pair(arms[name], reference, names=(f"condition {name!r}", "the baseline"), seed=seed)
         return DrawRow(name, role, found.pairs, found.backtracking, found.accuracy, found.accuracy_flag)
 
     row, rows = effect(targeted, "targeted"), tuple(effect(name, "random") for name in draws)

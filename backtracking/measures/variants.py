@@ -14,7 +14,8 @@ from backtracking.core.events import Event
 from backtracking.core.interventions import BASELINE
 from backtracking.core.multiplicity import holm
 from backtracking.core.statistics import Estimate
-from backtracking.measures.arms import frame, pair, refuse_duplicates, twins, verdict_shares
+from backtracking.measures.arm_counts import ArmCounts
+from backtracking.measures.arms import frame, pair, verdict_shares
 
 
 @dataclass(frozen=True)
@@ -90,26 +91,23 @@ def compare_variants(events: Sequence[Event], *, seed: int = 0) -> VariantCompar
     arms: dict[str, list[Event]] = {}
     for event in events:
         arms.setdefault(event.variant, []).append(event)
-    for name, arm in arms.items():
-        refuse_duplicates(arm, name)
-    return VariantComparison(tuple(_row(name, arm, seed) for name, arm in arms.items()), _pairs(arms, seed))
+    counts = {name: ArmCounts.of(name, arm) for name, arm in arms.items()}
+    return VariantComparison(tuple(_row(arm, seed) for arm in counts.values()), _pairs(counts, seed))
 
 
-def _row(name: str, arm: Sequence[Event], seed: int) -> VariantRow:
+def _row(arm: ArmCounts, seed: int) -> VariantRow:
     return VariantRow(
-        variant=name,
-        completions=len(arm),
-        problems=len({event.example_id for event in arm}),
-        mean_tokens=sum(event.completion_tokens for event in arm) / len(arm),
+        variant=arm.name,
+        completions=arm.completions,
+        problems=len(arm.problems),
+        mean_tokens=float(arm.by_problem("tokens").sum()) / arm.completions,
         **verdict_shares(arm, seed=seed),
     )
 
 
-def _pairs(arms: dict[str, list[Event]], seed: int) -> tuple[VariantPair, ...]:
+def _pairs(arms: dict[str, ArmCounts], seed: int) -> tuple[VariantPair, ...]:
     found = {
-        (one, two): pair(
-            arms[one], twins(arms[one], arms[two], name=f"variant {one!r}", other=f"variant {two!r}"), seed=seed
-        )
+        (one, two): pair(arms[one], arms[two], names=(f"variant {one!r}", f"variant {two!r}"), seed=seed)
         for one, two in combinations(arms, 2)
     }
     backtracking_holm = holm([each.backtracking_p for each in found.values()])

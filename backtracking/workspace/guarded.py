@@ -4,6 +4,7 @@ A model may write something with the shape of a token, and an error message may 
 figures and reports show `[hidden: ...]` in its place, and a warning counts what was hidden.
 """
 
+import json
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from backtracking.core import atomic
-from backtracking.workspace.secrets import hide
+from backtracking.workspace.secrets import hide, redact
 
 
 class HiddenSecretWarning(UserWarning):
@@ -24,6 +25,11 @@ def write_text(path: Path, text: str) -> None:
     shown, hidden = hide(text)
     atomic.write_text(path, shown)
     tell(path.name, hidden)
+
+
+def hide_in_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Values for a JSON file with secrets hidden in their text; what JSON does not know is written as text."""
+    return json.loads(redact(json.dumps(values, ensure_ascii=False, default=str)))
 
 
 def hide_in_frame(frame: pd.DataFrame, *, name: str) -> pd.DataFrame:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-DATA_FOLDERS = (Path("data/processed"), Path("data"), Path("../shared/data"))
-"""Folders, relative to the working directory, in which a data file given by name is looked for."""
+DATA_FOLDERS = tuple(
+    map(Path, ("data/processed", "data", "../shared/data", "../data/processed", "../data", "../../shared/data"))
+)
+"""Folders in which a data file given by name is looked for, from the project or from its `notebooks/`."""
 MARKS = (".env", "pyproject.toml", ".git")
 """A folder that holds one of these is a project's."""
 

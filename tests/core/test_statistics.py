@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from backtracking.core import statistics
 from backtracking.core.degeneration import ends_in_a_loop
 from backtracking.core.errors import InputError
 from backtracking.core.statistics import clustered_rate, paired_difference
@@ -85,3 +86,24 @@ def test_loops_are_told_from_repetition():
     assert ends_in_a_loop(list(range(60)) * 4)
     assert not ends_in_a_loop(list(range(500)))
     assert not ends_in_a_loop([])
+
+
+def test_with_many_problems_the_interval_is_where_the_bootstrap_tends_to():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 12, statistics.MOST_RESAMPLED + 1)
+    hits = rng.binomial(counts, rng.beta(2, 3, len(counts)))
+    many = statistics.clustered_share(hits.tolist(), counts.tolist())
+    resampled = statistics._bootstrap_interval(hits[:-1].astype(float), counts[:-1].astype(float), seed=0, level=0.95)
+    assert many.high - many.low == pytest.approx(resampled[1] - resampled[0], rel=0.05)
+    assert many.low == pytest.approx(resampled[0], abs=0.001)
+
+
+def test_with_many_problems_the_flips_are_normal():
+    rng = np.random.default_rng(1)
+    sums = rng.integers(-9, 10, 4 * statistics.MANY_FLIPS).astype(float)
+    sums[: 4 * statistics.MANY_FLIPS // 40] += 3
+    sums = sums[sums != 0]
+    assert np.abs(sums).sum() > statistics.LARGEST_EXACT
+    exact = statistics._exact_flip_p(np.abs(sums).astype(int), int(abs(sums.sum())))
+    assert 1e-6 < exact < 0.5
+    assert statistics.flip_p_value(sums.tolist()) == pytest.approx(exact, rel=0.05)

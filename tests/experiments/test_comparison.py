@@ -65,10 +65,10 @@ def test_a_run_killed_between_units_ends_in_the_same_tables(config, monkeypatch,
     saved = Completions.save
     count = iter(range(100))
 
-    def dying(self, path):
+    def dying(self, path, **options):
         if next(count) == 2:
             raise KeyboardInterrupt
-        saved(self, path)
+        saved(self, path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Completions, "save", dying)
@@ -111,12 +111,16 @@ def test_another_runs_damaged_manifest_is_not_in_the_way(config):
         one.folder.manifest()
 
 
-def test_a_damaged_part_is_named_and_nothing_is_lost(config):
+def test_a_damaged_part_is_set_aside_and_sampled_again(config):
     named = config.model_copy(update={"run": config.run.model_copy(update={"run_id": "mine"})})
-    part = run_comparison(named).folder.part(1, "arms")
+    whole = run_comparison(named)
+    before, part = tables(whole.folder), whole.folder.part(1, "arms")
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"arms-00001.parquet is damaged.*remove it and run again"):
-        run_comparison(named)
+    with pytest.raises(InputError, match=r"arms-00001.parquet is damaged.*run the command that sampled it again"):
+        whole.folder.completions()
+    again = run_comparison(named)
+    assert tables(again.folder) == before
+    assert part.with_name("arms-00001.parquet.damaged").stat().st_size == 100
     part.unlink()
     assert len(run_comparison(named).completions) == 36
 
@@ -124,7 +128,9 @@ def test_a_damaged_part_is_named_and_nothing_is_lost(config):
 def test_an_output_folder_that_cannot_be_made_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
     blocked = config.model_copy(update={"run": config.run.model_copy(update={"output_dir": str(tmp_path / "file")})})
-    with pytest.raises(InputError, match="cannot make the run folder .*: Not a directory"):
+    with pytest.raises(
+        InputError, match="cannot write .*file.*: Not a directory; make room or give the right to write there"
+    ):
         run_comparison(blocked)
 
 

@@ -125,10 +125,10 @@ def test_a_killed_run_ends_in_the_same_tables(finished, tmp_path, monkeypatch):
     for stop in (1, 4):
         count = iter(range(1000))
 
-        def dying(self, path, count=count, stop=stop):
+        def dying(self, path, count=count, stop=stop, **options):
             if next(count) == stop:
                 raise KeyboardInterrupt
-            save(self, path)
+            save(self, path, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(Completions, "save", dying)

@@ -6,6 +6,7 @@ import pytest
 
 from backtracking.core.canary import gold_canary
 from backtracking.core.errors import InputError
+from backtracking.experiments.hub_problems import fetch_dataset
 from backtracking.experiments.problem_sets import load_problems
 
 
@@ -79,26 +80,61 @@ def test_the_organisms_problems_are_its_held_out_ones():
         load_problems("gsm8k", difficulty="easy")
 
 
-def test_gsm8k_comes_through_datasets(monkeypatch):
-    import datasets
+CARD = "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: test\n    path: main/test-*\n---\n"
 
+
+@pytest.fixture
+def snapshot(tmp_path, monkeypatch):
+    """A data set as it lies in the local cache, and what was asked for it."""
+    import pandas as pd
+
+    from backtracking.experiments import hub_problems
+    from backtracking.workspace.hub import HubSnapshot
+
+    folder = tmp_path / "snapshot"
+    (folder / "main").mkdir(parents=True)
+    (folder / "README.md").write_text(CARD)
+    rows = pd.DataFrame({"question": ["a", "b"], "answer": ["1+1=<<1+1=2>>2\n#### 2", "#### 1,002"]})
+    rows.to_parquet(folder / "main" / "test-00000.parquet")
     asked = []
 
-    def load_dataset(*arguments, **options):
-        asked.append((arguments, options))
-        return datasets.Dataset.from_list([{"question": "a", "answer": "1+1=<<1+1=2>>2\n#### 2"}])
+    def fetch_snapshot(name, kind, **options):
+        asked.append((name, kind, options["revision"], options["offline"]))
+        return HubSnapshot(name, kind, "b" * 40, folder, ("main/test-00000.parquet",), 1)
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert load_problems("gsm8k", split="train")[0].gold == "2"
-    assert asked == [(("openai/gsm8k", "main"), {"split": "train"})]
+    monkeypatch.setattr(hub_problems, "fetch_snapshot", fetch_snapshot)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.chdir(tmp_path)
+    return asked
 
 
-def test_without_network_gsm8k_says_what_to_do(monkeypatch):
-    import datasets
+def test_gsm8k_comes_from_the_hub_by_way_of_the_cache(snapshot):
+    assert [(p.id, p.gold) for p in load_problems("gsm8k")] == [(0, "2"), (1, "1,002")]
+    assert snapshot == [("openai/gsm8k", "dataset", None, False)]
+    with pytest.raises(InputError, match="cannot read configuration 'main' and split 'train'"):
+        load_problems("gsm8k", split="train")
 
-    def offline(*_arguments, **_options):
-        raise ConnectionError("no route to the hub")
 
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(InputError, match=r"cannot fetch GSM8K.*no route.*give a \.jsonl file"):
+def test_a_fetched_set_is_kept_with_its_source_and_loads_as_the_hubs(snapshot):
+    kept = fetch_dataset("gsm8k", revision="v1", offline=True)
+    assert snapshot == [("openai/gsm8k", "dataset", "v1", True)]
+    assert (str(kept.path), kept.problems, kept.revision) == ("data/processed/gsm8k.jsonl", 2, "b" * 40)
+    assert load_problems("gsm8k.jsonl") == load_problems("gsm8k")
+    assert json.loads(kept.sidecar.read_text())["revision"] == "b" * 40
+
+
+def test_a_file_that_someone_changed_is_not_written_over(snapshot):
+    kept = fetch_dataset("gsm8k")
+    assert fetch_dataset("gsm8k").sha256 == kept.sha256
+    kept.path.write_text(kept.path.read_text() + "\n")
+    with pytest.raises(InputError, match="is not as fetch left it"):
+        fetch_dataset("gsm8k")
+    kept.sidecar.unlink()
+    with pytest.raises(InputError, match="is not as fetch left it"):
+        fetch_dataset("gsm8k")
+
+
+def test_without_network_gsm8k_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="not whole in the local cache.*backtracking fetch dataset openai/gsm8k"):
         load_problems("gsm8k")

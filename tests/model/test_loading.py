@@ -1,11 +1,8 @@
 """Loading: a folder, a GGUF file, a hub on localhost; every wrong name gets a remedy."""
 
-import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import torch
 from backtracking.core.errors import InputError, MissingFileError
 from backtracking.model.loading import find, load_model
 from backtracking.model.self_check import self_check
+from tests.hub_server import Fault, files_of, hub_server
 from tests.tiny import tiny_hf
 
 IDS = [5, 9, 11, 4]
@@ -104,62 +102,11 @@ def test_a_gguf_file_loads_with_its_chat_template():
     assert model.stop_ids.tolist() == [2]
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the Hub's protocol as downloading needs, over one folder."""
-
-    folder: Path
-    status = 200
-
-    def do_HEAD(self):  # noqa: N802
-        self._answer(body=False)
-
-    def do_GET(self):  # noqa: N802
-        self._answer(body=True)
-
-    def log_message(self, format, *arguments):  # noqa: A002
-        pass
-
-    def _answer(self, *, body: bool):
-        if self.status != 200:
-            self.send_response(self.status)
-            self.send_header("X-Error-Code", "GatedRepo" if self.status == 403 else "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        files = {path.name: path for path in self.folder.iterdir()}
-        name = self.path.split("?")[0].rsplit("/", 1)[-1]
-        if "/api/models/" in self.path:
-            siblings = [{"rfilename": each} for each in files]
-            info = {
-                "_id": "1",
-                "id": "us/tiny",
-                "modelId": "us/tiny",
-                "sha": "a" * 40,
-                "siblings": siblings,
-                "tags": [],
-            }
-            content: bytes | None = json.dumps([] if "/tree/" in self.path else info).encode()
-        else:
-            content = files[name].read_bytes() if name in files else None
-        self.send_response(200 if content is not None else 404)
-        if content is None:
-            self.send_header("X-Error-Code", "EntryNotFound")
-        self.send_header("X-Repo-Commit", "a" * 40)
-        self.send_header("ETag", f'"{name}-1"')
-        self.send_header("Content-Length", str(len(content or b"")))
-        self.end_headers()
-        if body and content:
-            self.wfile.write(content)
-
-
 @pytest.fixture
 def hub(tiny_folder):
-    handler = type("Hub", (_Hub,), {"folder": tiny_folder})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield handler, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with hub_server() as server:
+        server.models["us/tiny"] = files_of(tiny_folder)
+        yield server
 
 
 def from_hub(address: str, cache: Path) -> subprocess.CompletedProcess:
@@ -178,8 +125,7 @@ def from_hub(address: str, cache: Path) -> subprocess.CompletedProcess:
 
 
 def test_a_hub_id_is_fetched_from_the_hub(hub, tmp_path, tiny_folder):
-    _, address = hub
-    done = from_hub(address, tmp_path)
+    done = from_hub(hub.address, tmp_path)
     assert done.returncode == 0, done.stderr
     total, fingerprint = done.stdout.split()
     local = load_model(str(tiny_folder), device="cpu")
@@ -189,9 +135,9 @@ def test_a_hub_id_is_fetched_from_the_hub(hub, tmp_path, tiny_folder):
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_hub_that_refuses_gives_one_line(hub, tmp_path, status):
-    handler, address = hub
-    handler.status = status
-    done = from_hub(address, tmp_path)
+    code = "GatedRepo" if status == 403 else "RepoNotFound"
+    hub.faults["us/tiny"] = Fault("status", status=status, headers={"X-Error-Code": code})
+    done = from_hub(hub.address, tmp_path)
     assert done.returncode == 1
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("INPUT cannot load us/tiny from the Hub:"), done.stderr

@@ -64,8 +64,19 @@ def draw_document(
     """
     while True:
         document = _attempt(rng, draw_story(rng, difficulty, split), rates)
-        if all(1 <= value <= LARGEST for value in document.truth.standing):
+        if _in_range(document):
             return document
+
+
+def draw_attempt(rng: random.Random, story: Story, *, rates: Rates = DEFAULT_RATES) -> Document:
+    """A document of a given story: one more attempt at the same problem."""
+    while not _in_range(document := _attempt(rng, story, rates)):
+        pass
+    return document
+
+
+def _in_range(document: Document) -> bool:
+    return all(1 <= value <= LARGEST for value in document.truth.standing)
 
 
 def _attempt(rng: random.Random, story: Story, rates: Rates) -> Document:

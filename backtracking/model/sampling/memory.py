@@ -1,6 +1,6 @@
 """How much memory a packed batch takes, known before it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -30,24 +30,35 @@ class MemoryPlan:
     """Logits and the activations of one layer."""
     free: int
     """Memory that was free."""
+    captured: int = 0
+    """Activations that are kept of rows being decoded."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.sampled + self.prefixes + self.workspace
+        return self.sampled + self.prefixes + self.workspace + self.captured
 
     def __str__(self) -> str:
         """Return one line, in GiB."""
         short = "" if self.rows == self.asked else f" ({self.asked} do not fit)"
+        kept = f", activations {self.captured / GIB:.2f}" if self.captured else ""
         return (
             f"{self.rows} rows at once{short}: {self.total / GIB:.2f} GiB beside the weights (sampled tokens "
-            f"{self.sampled / GIB:.2f}, prompts {self.prefixes / GIB:.2f}, workspace {self.workspace / GIB:.2f}); "
+            f"{self.sampled / GIB:.2f}, prompts {self.prefixes / GIB:.2f}, workspace {self.workspace / GIB:.2f}"
+            f"{kept}); "
             f"{self.free / GIB:.1f} GiB free"
         )
 
 
 def plan_memory(
-    model: HookedReasoner, *, rows: int, prefixes: int, prompt: int, new: int, free: int | None = None
+    model: HookedReasoner,
+    *,
+    rows: int,
+    prefixes: int,
+    prompt: int,
+    new: int,
+    free: int | None = None,
+    captured: int = 0,
 ) -> MemoryPlan:
     """The most rows, up to `rows`, that fit into the free memory.
 
@@ -58,6 +69,7 @@ def plan_memory(
         prompt: Tokens of the longest prompt.
         new: Tokens sampled at most.
         free: Bytes that may be used; what is free now if not given.
+        captured: Bytes of activations kept of each row.
 
     Raises:
         InputError: Not even one row fits.
@@ -66,6 +78,7 @@ def plan_memory(
     usable = int(available * (1 - RESERVE))
     for count in _fewer(rows):
         plan = _plan(model, count, rows, min(prefixes, count), prompt, new, available)
+        plan = replace(plan, captured=count * captured)
         if plan.total <= usable:
             return plan
     raise InputError(

@@ -25,6 +25,7 @@ from backtracking.model.sampling.noise import row_key
 from backtracking.model.sampling.packed_cache import Decode, PackedCache, Packing, Seating
 from backtracking.model.sampling.plan import Row, Settings
 from backtracking.model.sampling.prefixes import AHEAD, Prefix, Prefixes, forward
+from backtracking.model.sampling.taps import Taps, no_taps
 
 EMPTY = -1
 """Row of a seat in which nobody sits."""
@@ -36,7 +37,12 @@ SHRINK = 12
 
 @torch.inference_mode()
 def run_unit(
-    model: HookedReasoner, rows: Sequence[Row], settings: Settings, *, seats: int | None = None
+    model: HookedReasoner,
+    rows: Sequence[Row],
+    settings: Settings,
+    *,
+    seats: int | None = None,
+    taps: Taps | None = None,
 ) -> Completions:
     """Sample every row of a unit.
 
@@ -45,14 +51,15 @@ def run_unit(
         rows: What to sample, prompts of like length together.
         settings: How.
         seats: Rows decoded at once; all of them if not given.
+        taps: Sites that are read meanwhile.
 
     Raises:
         ReceiptError: An intervention touched other positions than the sampled tokens say.
         InputError: The architecture is not one that this engine can run.
     """
     use_packed_attention(model.plain.module)
-    batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)))
-    with batch.edits.installed():
+    batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)), taps or no_taps(model))
+    with batch.edits.installed(), batch.taps.installed():
         while batch.seat_rows():
             batch.step()
     return Completions(batch.done[index] for index in range(len(rows)))
@@ -61,8 +68,9 @@ def run_unit(
 class _Batch:
     """The rows being decoded, each in a seat, and those that wait for one."""
 
-    def __init__(self, model: HookedReasoner, rows: Sequence[Row], settings: Settings, seats: int) -> None:
+    def __init__(self, model: HookedReasoner, rows: Sequence[Row], settings: Settings, seats: int, taps: Taps) -> None:
         self.model, self.rows, self.settings, self.device = model, rows, settings, model.device
+        self.taps = taps
         self.done: dict[int, Completion] = {}
         self.queue = deque(range(len(rows)))
         of_rows = [Prefix.of(row.prompt_ids, row.condition.interventions) for row in rows]
@@ -76,6 +84,7 @@ class _Batch:
         self.cache = PackedCache(seats=seats, entries=entries, width=width)
         self.prefixes = Prefixes(model, self.edits, specs, self.cache, of_rows)
         self.prefix_of = of_rows
+        taps.begin(of_rows, seats, settings.max_new_tokens)
         self.spec_of = [specs[row.condition.interventions] for row in rows]
         self.stop_ids = set(model.stop_ids.tolist())
         keys = [row_key(settings.seed, row.problem_id, row.sample_id) for row in rows]
@@ -113,6 +122,7 @@ class _Batch:
         passing = Decode(self.cache, self.seating, positions)
         logits = forward(self.model, self.next_ids[:, None], positions[:, None], passing)[:, 0]
         self.cache.filled += 1
+        self.taps.keep_step(self.steps - 1)
         self._sample(logits, torch.arange(len(self.row), device=self.device))
 
     def _seat(self, seats: list[int]) -> None:
@@ -127,7 +137,7 @@ class _Batch:
             if not self.prefixes.has(prefix):
                 if not self.prefixes.has_room():
                     self._tidy()
-                self.prefixes.run_next()
+                self.taps.keep_prompts(self.prefixes.run_next())
             self.prefix[seat], first = self.prefixes.seat(prefix)
             self.row[seat], self.spec[seat], self.prompt[seat] = row, self.spec_of[row], len(prefix.ids)
             logits.append(first)
@@ -157,7 +167,7 @@ class _Batch:
             self._finish(finished)
 
     def _finish(self, seats: Int[Tensor, " some"]) -> None:
-        rows, steps = self.row[seats].tolist(), self.steps[seats].tolist()
+        rows, steps, places = self.row[seats].tolist(), self.steps[seats].tolist(), seats.tolist()
         ids = self.sampled[self.row[seats]].tolist()
         counted = self.edits.counted(seats, [self.spec_of[row] for row in rows])
         for index, row in enumerate(rows):
@@ -171,6 +181,7 @@ class _Batch:
             self.done[row] = completion_of(
                 self.model, self.rows[row], ids[index][: steps[index]], tuple(receipts), self.stop_ids
             )
+            self.taps.finish(row, places[index], self.prefix_of[row], self.done[row])
 
     def _leave(self, seat: int) -> None:
         if (row := int(self.row[seat])) != EMPTY:
@@ -201,6 +212,7 @@ class _Batch:
         for kept in self.cache.added.values():
             kept.move(packing.source, packing.target)
         self.edits.pack(packing)
+        self.taps.pack(packing)
         for name in ("row", "live", "prefix", "prompt", "start", "steps", "next_ids", "spec"):
             setattr(self, name, packing(getattr(self, name)))
         self._tidy()

@@ -69,8 +69,8 @@ class Prefixes:
         """Whether another prefix fits into the cache."""
         return len(self._entries) < self._cache.entries
 
-    def run_next(self) -> None:
-        """Run the next prompts in order, as many as fit."""
+    def run_next(self) -> Sequence[Prefix]:
+        """Run the next prompts in order, as many as fit; return those that ran, in the order of the pass."""
         width = len(self._to_run[0].ids)
         most = max(1, TOKENS_AT_ONCE.get(self._model.device.type, 4096) // width)
         count = min(most, self._cache.entries - len(self._entries))
@@ -79,6 +79,7 @@ class Prefixes:
         for index, prefix in enumerate(batch):
             self._entries[prefix] = len(self._entries)
             self._logits[prefix] = logits[index]
+        return batch
 
     def seat(self, prefix: Prefix) -> tuple[int, Float[Tensor, " vocab"]]:
         """The entry of a row's prefix and the logits of its first token, for one row that sits down."""

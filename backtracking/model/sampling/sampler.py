@@ -86,8 +86,11 @@ def memory_for(
     *,
     rows: int | None = None,
     engine: Engine = "packed",
+    captured: int = 0,
 ) -> MemoryPlan:
     """How many rows of a plan are decoded together, and the memory that takes.
+
+    `captured` is the bytes of activations kept of each row.
 
     Raises:
         InputError: `rows` is below 1, or not even one row fits.
@@ -101,6 +104,7 @@ def memory_for(
         prefixes=len({Prefix.of(row.prompt_ids, row.condition.interventions) for row in plan}),
         prompt=max(len(row.prompt_ids) for row in plan),
         new=settings.max_new_tokens,
+        captured=captured,
     )
 
 

@@ -1,0 +1,209 @@
+"""Analysis of any number of completions in bounded memory: part after part, then counts by problem.
+
+Each part of the completions gives a part of the events and of the onsets, written once; an analysis that was
+killed continues with the parts that are missing. The statistics need counts by problem alone, so they are the
+same numbers as of all events in memory.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from backtracking.core.atomic import replacing
+from backtracking.core.completions import Completions
+from backtracking.core.errors import InputError, MissingFileError
+from backtracking.core.events import Event, OnsetRow, detect_events, schema, table
+from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon
+from backtracking.core.problems import Problem, check_problems
+from backtracking.core.prompts import Prompting
+from backtracking.measures.arm_counts import NEEDED, count_tables
+from backtracking.measures.conditions import ConditionComparison, compare_arms
+
+Progress = Callable[[str, int, int], None]
+_MADE_FROM = b"backtracking_made_from"
+_KINDS: Mapping[str, type] = {"events": Event, "onsets": OnsetRow}
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found in the completions, and where it lies."""
+
+    folder: Path
+    """Holds `events.parquet`, `onsets.parquet` and `tables/`."""
+    completions: int
+    onsets: int
+    """Triggers, whether or not they count."""
+    comparisons: Mapping[str, ConditionComparison]
+    """By formatting variant: its conditions, and each against the baseline."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How every part is read."""
+
+    problems: tuple[Problem, ...]
+    lexicon: Lexicon
+    prompting: Prompting
+    digest: str
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem], lexicon: Lexicon, prompting: Prompting) -> "_Reading":
+        """A reading with the digest of everything that decides its outcome."""
+        text = repr(([asdict(problem) for problem in problems], lexicon, prompting))
+        return cls(
+            tuple(problems), lexicon, prompting, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One part of the completions, and what it becomes."""
+
+    part: Path
+    events: Path
+    onsets: Path
+
+
+def analyse(
+    parts: Sequence[str | Path],
+    problems: Sequence[Problem],
+    *,
+    out: str | Path,
+    lexicon: Lexicon = DEFAULT_LEXICON,
+    prompting: Prompting | None = None,
+    workers: int = 1,
+    seed: int = 0,
+    margin: float = 0.05,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Find the onsets of all completions, grade them, and compare the conditions.
+
+    In memory are, at any time, one part per worker and the counts by problem and condition.
+
+    Args:
+        parts: Parquet files that `Completions.save` wrote, in the order in which they are read.
+        problems: Those of the completions, found by id.
+        out: Folder for the results.
+        lexicon: The triggers.
+        prompting: How the variants put the question; the default prompts if not given.
+        workers: Processes that read parts side by side.
+        seed: Of the intervals.
+        margin: Accuracy that a condition may lose and still be called non-inferior, as a share.
+        progress: Told how many parts are done.
+
+    Raises:
+        InputError: There are no parts, two have one name, a part is damaged or holds a completion of none of
+            the problems, or the arms cannot be compared; see `compare_conditions`.
+    """
+    folder, tell = Path(out), progress or (lambda task, done, total: None)
+    jobs = _jobs([Path(part) for part in parts], folder / "parts")
+    reading = _Reading.of(check_problems(problems), lexicon, prompting or Prompting())
+    for done, _ in enumerate(_read_all(jobs, reading, workers), start=1):
+        tell("reading completions", done, len(jobs))
+    comparisons = {
+        variant: compare_arms(arms, seed=seed, margin=margin)
+        for variant, arms in count_tables(_columns(job.events) for job in jobs).items()
+    }
+    completions = _join([job.events for job in jobs], folder / "events.parquet", schema(Event))
+    onsets = _join([job.onsets for job in jobs], folder / "onsets.parquet", schema(OnsetRow))
+    _save(comparisons, folder / "tables")
+    return Analysis(folder, completions, onsets, comparisons)
+
+
+def _jobs(parts: Sequence[Path], folder: Path) -> list[_Job]:
+    missing = [part for part in parts if not part.is_file()]
+    if missing or not parts:
+        raise MissingFileError(f"no completions at {missing[0]}" if missing else "there are no completions to analyse")
+    names = [part.stem for part in parts]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise InputError(f"two parts are called {twice}; the parts of one analysis need different names")
+    return [
+        _Job(part, folder / f"{part.stem}.events.parquet", folder / f"{part.stem}.onsets.parquet") for part in parts
+    ]
+
+
+def _read_all(jobs: Sequence[_Job], reading: _Reading, workers: int) -> Iterator[None]:
+    if workers < 1:
+        raise InputError(f"{workers} workers cannot read anything; give at least 1")
+    if workers == 1:
+        yield from (_read_part(job, reading) for job in jobs)
+        return
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_Worker.begin, initargs=(reading,)
+    ) as pool:
+        yield from pool.map(_Worker.read, jobs)
+
+
+class _Worker:
+    """A process that reads parts; it is told once how."""
+
+    reading: _Reading
+
+    @classmethod
+    def begin(cls, reading: _Reading) -> None:
+        cls.reading = reading
+
+    @classmethod
+    def read(cls, job: _Job) -> None:
+        _read_part(job, cls.reading)
+
+
+def _read_part(job: _Job, reading: _Reading) -> None:
+    """Write the events and onsets of one part, unless they are there and were made from the same."""
+    made_from = hashlib.sha256(job.part.read_bytes()).hexdigest() + reading.digest
+    if all(_made_from(path) == made_from for path in (job.events, job.onsets)):
+        return
+    try:
+        events, onsets = detect_events(
+            Completions.load(job.part), reading.problems, lexicon=reading.lexicon, prompting=reading.prompting
+        )
+    except KeyError as error:
+        raise InputError(
+            f"{job.part} holds a completion of the problem {error}, which is none of those given"
+        ) from error
+    for path, rows, kind in ((job.events, events, Event), (job.onsets, onsets, OnsetRow)):
+        columns = schema(kind).with_metadata({_MADE_FROM: made_from.encode()})
+        lines = table(rows, kind).assign(example_id=[str(row.example_id) for row in rows])
+        with replacing(path) as temporary:
+            pq.write_table(pa.Table.from_pandas(lines, columns, preserve_index=False), temporary, compression="zstd")
+
+
+def _made_from(path: Path) -> str | None:
+    """What a part of the results was made from; None where it is missing or not whole."""
+    try:
+        carried = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return carried.get(_MADE_FROM, b"").decode()
+
+
+def _columns(path: Path) -> pd.DataFrame:
+    """The columns of a part of the events that the statistics read."""
+    return pq.read_table(path, columns=list(NEEDED)).to_pandas()
+
+
+def _join(parts: Sequence[Path], target: Path, columns: pa.Schema) -> int:
+    """Write the parts one behind the other as one file; returns its rows."""
+    rows = 0
+    with replacing(target) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
+        for part in parts:
+            table = pq.read_table(part).replace_schema_metadata(None)
+            writer.write_table(table)
+            rows += len(table)
+    return rows
+
+
+def _save(comparisons: Mapping[str, ConditionComparison], folder: Path) -> None:
+    for variant, found in comparisons.items():
+        name = "" if len(comparisons) == 1 else f"_{variant}"
+        for table, rows in (("conditions", found.to_pandas()), ("paired_differences", found.paired_to_pandas())):
+            with replacing(folder / f"{table}{name}.csv") as temporary:
+                rows.to_csv(temporary, index=False, lineterminator="\n")

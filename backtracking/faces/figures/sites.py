@@ -1,0 +1,115 @@
+"""Where the trigger is written: the ablation scan and the logit lens."""
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from backtracking.faces.figures.style import Theme, laid_out, of_model, palette
+from backtracking.measures.ablation_scan import AblationScan
+from backtracking.measures.logit_lens import LogitLens
+
+SIGNIFICANT = 0.05
+_LAYERS_WITH_NUMBERS = 8
+"""With more layers than that, a cell has no room for its number in a narrow window."""
+
+
+def scan_by_layer(
+    scan: AblationScan | pd.DataFrame,
+    *,
+    quantity: str = "trigger_log_prob",
+    model: str | None = None,
+    theme: Theme = "light",
+) -> go.Figure:
+    """Heat map of an ablation scan: components by layer, a star where the change is significant.
+
+    Args:
+        scan: The result, or its `to_pandas()`.
+        quantity: Which of its quantities.
+        model: Named in the caption.
+        theme: Light or dark.
+    """
+    table = scan if isinstance(scan, pd.DataFrame) else scan.to_pandas()
+    rows, colours = table.loc[table["quantity"] == quantity].to_dict("records"), palette(theme)
+    names = [_lane(row) for row in rows]
+    lanes, layers = list(dict.fromkeys(names)), sorted({int(row["layer"]) for row in rows})
+    values: list[list[float | None]] = [[None] * len(layers) for _ in lanes]
+    marks = [[""] * len(layers) for _ in lanes]
+    for lane, row in zip(names, rows, strict=True):
+        place = lanes.index(lane), layers.index(int(row["layer"]))
+        values[place[0]][place[1]] = row["change"]
+        number = f"{row['change']:+.1f}<br>".replace("-", "−") if len(layers) <= _LAYERS_WITH_NUMBERS else ""
+        marks[place[0]][place[1]] = number + ("★" if row["q"] <= SIGNIFICANT else " ")
+    limit = max(abs(value) for line in values for value in line if value is not None) or 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            z=values, x=[str(layer) for layer in layers], y=lanes, text=marks, texttemplate="%{text}",
+            textfont={"size": 11}, zmin=-limit, zmax=limit, xgap=2, ygap=2,
+            colorscale=[[0, colours.second], [0.5, colours.middle], [1, colours.first]],
+            colorbar={"orientation": "h", "thickness": 10, "y": 0, "yref": "container", "yanchor": "bottom",
+                      "ticksuffix": " nats", "nticks": 5},
+            hovertemplate="%{y}, layer %{x}: %{z:+.2f} nats<extra></extra>",
+        )
+    )  # fmt: skip
+    laid_out(
+        figure,
+        theme=theme,
+        title="Where is it written? Ablation scan at the decision",
+        caption=f"{of_model(model)}change of log P(any trigger) when a site is switched off, orange: the site writes "
+        f"it; n = {rows[0]['events']} onsets of {rows[0]['problems']} problems; ★ q ≤ {SIGNIFICANT} (Benjamini and "
+        "Hochberg), tests clustered by problem",
+        x="layer",
+        height=40 + 36 * len(lanes),
+        below=40,
+    )
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure
+
+
+def lens_by_layer(
+    lens: LogitLens | pd.DataFrame, *, quantity: str = "log_prob", model: str | None = None, theme: Theme = "light"
+) -> go.Figure:
+    """Logit lens of the onset token by layer, at onsets and at their controls, with interval bands.
+
+    Args:
+        lens: The result, or its `to_pandas()`.
+        quantity: Which of its quantities: log_prob, logit or rank.
+        model: Named in the caption.
+        theme: Light or dark.
+    """
+    table = lens if isinstance(lens, pd.DataFrame) else lens.to_pandas()
+    rows, colours = table.loc[table["quantity"] == quantity], palette(theme)
+    layers = rows["layer"].tolist()
+    figure = go.Figure()
+    for name, label, colour, dash, symbol in (
+        ("event", "at onsets", colours.first, "solid", "circle"),
+        ("control", "at matched controls", colours.second, "dash", "diamond"),
+    ):
+        figure.add_scatter(
+            x=[*layers, *layers[::-1]], y=[*rows[f"{name}_high"], *rows[f"{name}_low"][::-1]], fill="toself",
+            mode="none", fillcolor=colour, opacity=0.22, showlegend=False, hoverinfo="skip",
+        )  # fmt: skip
+        figure.add_scatter(
+            x=layers, y=rows[name].tolist(), name=label, mode="lines+markers",
+            line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
+            hovertemplate=f"{label}, after layer %{{x}}: %{{y:.2f}}<extra></extra>",
+        )  # fmt: skip
+    first, titles = rows.iloc[0], {"log_prob": "log-probability (nats)", "logit": "logit", "rank": "rank"}
+    laid_out(
+        figure,
+        theme=theme,
+        title="Logit lens of the onset token",
+        caption=f"{of_model(model)}n = {first['events']} onsets and {first['controls']} controls read for the same "
+        "token; means with 95 % intervals clustered by problem",
+        x="after layer",
+        y=titles[quantity],
+        height=290,
+    )
+    if len(layers) <= 12:
+        figure.update_xaxes(dtick=1)
+    return figure
+
+
+def _lane(row: dict[Any, Any]) -> str:
+    return f"head {int(row['head'])}" if row["component"] == "head" else str(row["component"])

@@ -1,0 +1,60 @@
+"""How a run's numbers are defined, in plain sentences with the run's own parameters."""
+
+from backtracking.core.statistics import RESAMPLES
+from backtracking.experiments.config import Config
+from backtracking.experiments.study import settings_of
+
+
+def common_methods(config: Config) -> tuple[str, ...]:
+    """Sampling, rates, grading, intervals and pairing: what every run has."""
+    settings, section, triggers = settings_of(config), config.generation, ", ".join(config.lexicon().strict)
+    return (
+        f"Sampling: {section.num_samples_per_prompt} completions per problem and condition, temperature "
+        f"{settings.temperature:g}, top-p {settings.top_p:g}, at most {settings.max_new_tokens} tokens, prompt variant "
+        f"{config.variant()}. The noise of a token depends on seed {settings.seed}, problem, sample and position "
+        "alone, so conditions share it and a row is the same in any batch.",
+        f"Backtracking: a completion counts if it writes one of the strict triggers ({triggers}) as a turn of its own "
+        "reasoning, not as part of another phrase, a quotation or the question. Positions are those of the sampled "
+        "token ids.",
+        "Grading: the last answer that a completion states is compared with the gold answer of its own problem as a "
+        "number. A completion is right, wrong, unparsed or truncated; accuracy is the share of right ones among all.",
+        f"Intervals: 95 %, from {RESAMPLES} bootstrap resamples of whole problems, widened for few problems; where all "
+        "outcomes agree, Clopper and Pearson's with one observation per problem. Samples of one problem are never "
+        "treated as independent.",
+        "Differences: condition minus baseline over pairs of the same problem, sample and noise. P-values flip the "
+        "sign of whole problems and are two-sided; Holm's method adjusts them over the conditions of a sweep.",
+        f"Accuracy is non-inferior where the whole interval of its difference lies above "
+        f"−{100 * config.analysis.accuracy_margin:g} points. It is flagged, and not compared, where the unparsed or "
+        "truncated share differs between the arms.",
+    )
+
+
+def phase_methods(config: Config) -> tuple[str, ...]:
+    """What both phases add: decision points, lens, scan, selection, random ablations."""
+    analysis, ablation = config.analysis, config.ablation_generation
+    kl = "" if analysis.max_control_kl is None else (
+        f", disturbs ordinary text by at most {analysis.max_control_kl:g} nats (KL divergence at the controls)"
+    )  # fmt: skip
+    heads = " and every attention head" if analysis.scan_heads else ""
+    drawn = (
+        f"{ablation.random_draws} sets of sites drawn at random with the kinds and numbers of the selected ones are "
+        "switched off in the same way; the rank of the selected set among them gives the rank p-value."
+    )
+    return (
+        *common_methods(config),
+        f"Decision points: up to {analysis.max_events} first onsets of the baseline, read at the position that "
+        "predicts the trigger; controls are positions of baseline completions without a trigger, matched by "
+        f"{' and '.join(analysis.control_match)} and read for their event's token.",
+        "Logit lens: the residual stream after each layer through the final norm and the unembedding, once; the last "
+        "layer must equal the model's own logits.",
+        f"Ablation scan: each site ({' and '.join(analysis.ablation_components)} of every scanned layer{heads}) is "
+        f"multiplied by zero at the {analysis.scan_window} positions that end in the decision; the change of the "
+        "log-probability of all tokens that begin a trigger is tested by problem, with Benjamini and Hochberg's method "
+        "over all cells.",
+        f"Selection: at most {analysis.topk_layers_for_generation} of each kind, the strongest first, of the sites "
+        f"whose ablation lowers that log-probability by at least {analysis.min_change:g} nats, significantly more than "
+        f"at the controls (q ≤ {analysis.significance:g}){kl}.",
+        f"Ablation while sampling: the selected sites are multiplied by {ablation.scale:g} at every position of a "
+        f"sampled token. {drawn if ablation.enabled else ''} The ban removes the trigger words from the choice and "
+        "touches nothing inside.",
+    )  # fmt: skip

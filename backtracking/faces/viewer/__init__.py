@@ -1,0 +1,1 @@
+"""The trace viewer: completions of a run to look through, served on this machine or as one offline file."""

@@ -1,0 +1,375 @@
+"""`cache_activations`: completions run through the model again, and what it holds at sites and positions kept on disk.
+
+Shards hold whole completions in the order given. Within a shard, completions of like length run together, padded on
+the right; layers above the last site are not run, nor tokens behind the last position that is kept.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from backtracking.core.completions import Completion
+from backtracking.core.errors import InputError, ReceiptError
+from backtracking.core.events import Event, OnsetRow
+from backtracking.core.interventions import (
+    BASELINE,
+    At,
+    Ban,
+    Condition,
+    Intervention,
+    SiteIntervention,
+    parse_conditions,
+)
+from backtracking.core.receipts import Receipt
+from backtracking.core.sites import Site
+from backtracking.model.activations.index import index_table
+from backtracking.model.activations.positions import (
+    Chosen,
+    Missing,
+    Positions,
+    counting_onsets,
+    onsets_from,
+    read_positions,
+)
+from backtracking.model.activations.sidecar import DTYPES, Recipe
+from backtracking.model.activations.store import ActivationStore
+from backtracking.model.activations.writer import Rows, StoreWriter
+from backtracking.model.hooks import NOWHERE, hook_point, intervening, site_of, width_of
+from backtracking.model.last_position import TOKENS_AT_ONCE, last_logits_only
+from backtracking.model.reasoner import HookedReasoner
+
+SHARD_BYTES = 2**28
+Conditions = Sequence[Condition] | Mapping[str, Sequence[str | Intervention]]
+
+
+def cache_activations(
+    model: HookedReasoner,
+    completions: Sequence[Completion],
+    *,
+    sites: Sequence[str | Site],
+    positions: Positions = "all",
+    to: str | Path,
+    onsets: Sequence[Event] | Sequence[OnsetRow] | None = None,
+    conditions: Conditions | Literal["clean"] | None = None,
+    dataset: str = "completions",
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    batch: int | None = None,
+) -> ActivationStore:
+    """Run completions through the model and keep its activations at sites and positions, in the folder `to`.
+
+    If the folder holds the same capture, broken off, it is continued; if it is complete, it is opened.
+
+    Args:
+        model: The reasoner.
+        completions: What to run: prompt and sampled ids, the last sampled one included.
+        sites: Sites or their text, such as `resid_post.3`, `mlp.2`, `attn.1` or one head, `attn.1.h0`.
+        positions: `"all"`, `"completion"`, `"last"` (the last token of the sequence), `"onsets"` (where the logits
+            choose an onset's first token: one before it), a window such as `"onset-13:onset-8"` (thirteenth to
+            eighth token before each onset, both included), or positions in the full sequence, from 0: one list per
+            completion in order, or a mapping from `(problem_id, sample_id, variant, condition)`. Positions that do not
+            exist are counted in the sidecar.
+        to: Folder of the store.
+        onsets: Events or onset rows of `detect_events`; of rows those that count. If not given, every strict onset
+            that counts is found in the text, without regard to the words of the question.
+        conditions: The arms under which the completions were sampled, so that each is run under its own
+            interventions; `"clean"` runs all of them without any. Needed where completions are not of the baseline.
+        dataset: Name of the problem set, for the sidecar and the file names.
+        dtype: Number format on disk; the model's own if not given.
+        shard_bytes: Size of a shard, all sites together. A shard holds whole completions, so one completion that is
+            larger makes a larger shard.
+        batch: Completions run together at most; as many as memory for a quarter of a shard allows if not given. At 1
+            the stored numbers are those of the bridge's `run_with_cache`, bit for bit in float32.
+
+    Raises:
+        UnknownSiteError: The model has no such site.
+        InputError: Something given cannot be used, or `to` holds something else.
+        ReceiptError: An intervention touched other positions than it should have.
+    """
+    chosen_sites = check_sites(model, sites)
+    choice = read_positions(positions, completions=len(completions))
+    arms = _arms(completions, conditions)
+    _check(model, completions, shard_bytes, batch)
+    detected = onsets_from(onsets) if onsets is not None else counting_onsets
+    chosen = [
+        choice.of(
+            completion,
+            number,
+            onsets=detected(completion) if choice.needs_onsets else (),
+            run=len(completion.prompt_ids) + len(completion.ids),
+        )
+        for number, completion in enumerate(completions)
+    ]
+    if not any(map(len, chosen)):
+        raise InputError(f"none of the {len(completions)} completions has a position {choice.text!r}; nothing to keep")
+    recipe = Recipe(
+        made="teacher-forced",
+        **describe(model, chosen_sites, dtype),
+        dataset=dataset,
+        positions=choice.text,
+        interventions={name: str(arm) for name, arm in arms.items()},
+        note=_note(arms, conditions),
+        source={"completions": len(completions), "sha256": _digest(completions, chosen, arms)},
+        shard_bytes=shard_bytes,
+        batch=f"at most {batch or 'as many as fit'} rows, right-padded",
+    )
+    with StoreWriter(to, recipe, completions=len(completions)) as writer:
+        if not writer.complete:
+            capture = _Capture(model, chosen_sites, recipe, arms, batch)
+            groups = _groups(chosen, max(1, shard_bytes // recipe.row_bytes))
+            for group in groups[len(writer.shards) :]:
+                capture.group(writer, [(number, completions[number], chosen[number]) for number in group])
+            writer.finish()
+    return ActivationStore.open(to)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A completion of a shard: what of it is kept, and from which row on."""
+
+    completion: Completion
+    chosen: Chosen
+    first: int
+
+    @property
+    def length(self) -> int:
+        """Tokens that have to run: none behind the last position kept."""
+        return int(self.chosen.positions.max()) + 1
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Those tokens."""
+        return (self.completion.prompt_ids + self.completion.ids)[: self.length]
+
+
+class _Capture:
+    """Runs the completions of one shard after another."""
+
+    def __init__(
+        self,
+        model: HookedReasoner,
+        sites: Sequence[Site],
+        recipe: Recipe,
+        arms: Mapping[str, Condition],
+        batch: int | None,
+    ) -> None:
+        self.model, self.sites, self.arms, self.batch = model, sites, arms, batch
+        self.dtype = DTYPES[recipe.dtype]
+        kind = "cuda" if model.device.type == "cuda" else "cpu"
+        self.tokens = min(TOKENS_AT_ONCE[kind], max(1, recipe.shard_bytes // 4 // recipe.row_bytes))
+        above = 1 + max(site.layer for site in sites)
+        self.stop = {"stop_at_layer": above} if above < model.cfg.n_layers else last_logits_only(model)
+        self.places: dict[str, list[Site]] = {}
+        for site in sites:
+            self.places.setdefault(hook_point(model.bridge, site), []).append(site)
+
+    def group(self, writer: StoreWriter, group: Sequence[tuple[int, Completion, Chosen]]) -> None:
+        """Write one shard: completions of like length run together, each to its place."""
+        missing = sum((chosen.missing for _, _, chosen in group), Missing())
+        shard = writer.shard(index_table(group), missing)
+        parts, first = [], 0
+        for _, completion, chosen in group:
+            if len(chosen):
+                parts.append(_Part(completion, chosen, first))
+            first += len(chosen)
+        parts.sort(key=lambda part: part.length)
+        while parts:
+            count = 1
+            while count < len(parts) and (count + 1) * parts[count].length <= self.tokens and count != self.batch:
+                count += 1
+            shard.put(self._run(parts[:count]))
+            parts = parts[count:]
+        shard.close()
+
+    @torch.inference_mode()
+    def _run(self, parts: Sequence[_Part]) -> list[Rows]:
+        """What is kept of a batch; the right side of shorter rows is padding that nothing attends to."""
+        device = self.model.device
+        width = max(part.length for part in parts)
+        ids = torch.tensor([[*p.ids, *[self.model.pad_id] * (width - p.length)] for p in parts], device=device)
+        lengths = torch.tensor([part.length for part in parts], device=device)
+        columns = torch.arange(width, device=device).expand(len(parts), -1)
+        real = columns < lengths[:, None]
+        sizes = [len(part.chosen) for part in parts]
+        row = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(sizes)).to(device)
+        column = torch.cat([torch.from_numpy(part.chosen.positions).long() for part in parts]).to(device)
+        found: dict[str, Tensor] = {}
+
+        def keep(activation: Tensor, hook) -> None:
+            for site in self.places[str(hook.name)]:
+                found[str(site)] = site_of(activation, site)[row, column].to(self.dtype).cpu()
+
+        prompts = torch.tensor([len(part.completion.prompt_ids) for part in parts], device=device)
+        given = [self._interventions(part.completion) for part in parts]
+        mask = {} if bool(real.all()) else {"attention_mask": real.long()}
+        with intervening(self.model.bridge, given, prompt_lengths=prompts) as state:
+            state.locate(columns.masked_fill(~real, NOWHERE))
+            # Hooks added later see what those before them returned: the activation after the interventions.
+            with self.model.bridge.hooks(fwd_hooks=[(place, keep) for place in self.places]):
+                self.model.bridge(ids, **mask, **self.stop)
+            self._check_receipts(parts, given, state.receipts())
+        starts = [sum(sizes[:index]) for index in range(len(parts))]
+        return [
+            Rows(site, part.first, values[start : start + size])
+            for site, values in found.items()
+            for part, start, size in zip(parts, starts, sizes, strict=True)
+        ]
+
+    def _interventions(self, completion: Completion) -> tuple[SiteIntervention, ...]:
+        """Those of its condition that act on the forward pass; a ban acts on the choice of tokens."""
+        arm = self.arms.get(completion.condition)
+        return () if arm is None else tuple(i for i in arm.interventions if not isinstance(i, Ban))
+
+    def _check_receipts(
+        self,
+        parts: Sequence[_Part],
+        given: Sequence[Sequence[SiteIntervention]],
+        receipts: Sequence[Sequence[Receipt]],
+    ) -> None:
+        top = max(site.layer for site in self.sites)
+        for part, interventions, noted in zip(parts, given, receipts, strict=True):
+            touched = {receipt.intervention: receipt.positions for receipt in noted}
+            for intervention in interventions:
+                prompt, found = len(part.completion.prompt_ids), touched[str(intervention)]
+                # Layers above the last site are not run.
+                if intervention.site.layer <= top and found != (wanted := _reached(intervention, prompt, part.length)):
+                    raise ReceiptError(
+                        f"{intervention} touched {found} positions of {part.length} tokens run, "
+                        f"not {wanted}; the activations cannot be trusted and the capture was stopped"
+                    )
+
+
+def check_sites(model: HookedReasoner, sites: Sequence[str | Site]) -> tuple[Site, ...]:
+    """The sites as values, each once.
+
+    Raises:
+        UnknownSiteError: The model has no such site.
+        InputError: There is none.
+    """
+    if isinstance(sites, str) or not sites:
+        raise InputError(f"sites is {sites!r}; give a list of sites, such as ['resid_post.3']")
+    parsed = tuple(dict.fromkeys(map(Site.parse, sites)))
+    for site in parsed:
+        hook_point(model.bridge, site)
+    return parsed
+
+
+def describe(model: HookedReasoner, sites: Sequence[Site], dtype: str | None) -> dict:
+    """The model and what is kept of it, as a recipe has them.
+
+    Raises:
+        InputError: No such number format.
+    """
+    own = str(model.dtype).removeprefix("torch.")
+    if (dtype or own) not in DTYPES:
+        raise InputError(f"activations cannot be stored as {dtype or own}; use {', '.join(DTYPES)}")
+    return {
+        "model": model.name,
+        "revision": getattr(model.module.config, "_commit_hash", None),
+        "weights_hash": model.weights_hash or _hash_of(model),
+        "model_dtype": own,
+        "device": model.device.type,
+        "sites": tuple(map(str, sites)),
+        "widths": tuple(width_of(model.bridge, site) for site in sites),
+        "dtype": dtype or own,
+    }
+
+
+def _hash_of(model: HookedReasoner) -> str:
+    """SHA-256 of a model that was made in memory."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.plain.module.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _groups(chosen: Sequence[Chosen], rows: int) -> list[list[int]]:
+    """Numbers of consecutive completions that make a shard of at most so many rows, but at least one completion."""
+    groups: list[list[int]] = []
+    held = 0
+    for number, each in enumerate(chosen):
+        if not groups or (held and held + len(each) > rows):
+            groups.append([])
+            held = 0
+        groups[-1].append(number)
+        held += len(each)
+    return groups
+
+
+def _arms(completions: Sequence[Completion], conditions: Conditions | str | None) -> dict[str, Condition]:
+    """The condition of each completion by name; empty where the model is to run clean."""
+    touched = sorted({c.condition for c in completions if c.receipts or c.condition != "baseline"})
+    if isinstance(conditions, str):
+        if conditions != "clean":
+            raise InputError(f"conditions is {conditions!r}; give the conditions themselves, or 'clean'")
+        return {}
+    if conditions is None:
+        if touched:
+            raise InputError(
+                f"completions of {', '.join(touched)} were sampled under interventions; give conditions=, so that each "
+                "is run under its own, or conditions='clean' to run them without any"
+            )
+        return {}
+    listed = parse_conditions(conditions) if isinstance(conditions, Mapping) else (BASELINE, *conditions)
+    arms = {arm.name: arm for arm in listed}
+    for completion in completions:
+        if completion.condition not in arms:
+            raise InputError(f"no condition {completion.condition!r} is given; there are {', '.join(arms)}")
+        noted = {receipt.intervention for receipt in completion.receipts}
+        wanted = set(map(str, arms[completion.condition].interventions))
+        if noted and noted != wanted:
+            raise InputError(
+                f"the condition {completion.condition!r} is {arms[completion.condition]}, but its completions were "
+                f"sampled under {' + '.join(sorted(noted))}; give the conditions they were sampled under"
+            )
+    return arms
+
+
+def _note(arms: Mapping[str, Condition], conditions: Conditions | str | None) -> str:
+    if conditions is None:
+        return "clean model; the completions are of the baseline"
+    if conditions == "clean":
+        return "clean model, whatever the completions were sampled under"
+    bans = any(isinstance(i, Ban) for arm in arms.values() for i in arm.interventions)
+    return "each completion under the interventions of its condition" + ("; bans have no effect here" if bans else "")
+
+
+def _digest(completions: Sequence[Completion], chosen: Sequence[Chosen], arms: Mapping[str, Condition]) -> str:
+    """SHA-256 of what is run and what is kept of it."""
+    digest = hashlib.sha256(repr([(name, arm.interventions) for name, arm in arms.items()]).encode())
+    for completion, each in zip(completions, chosen, strict=True):
+        named = [
+            getattr(completion, f.name) for f in fields(Completion) if f.name not in ("text", "offsets", "receipts")
+        ]
+        digest.update(repr(named).encode())
+        for positions in (each.positions, each.onset_index, each.onset_offset):
+            digest.update(b"-" if positions is None else positions.tobytes())
+    return digest.hexdigest()
+
+
+def _reached(intervention: SiteIntervention, prompt: int, length: int) -> int:
+    """Positions of a run of so many tokens that an intervention has to touch."""
+    scope = intervention.scope
+    if isinstance(scope, At):
+        return sum(position < length for position in scope.positions)
+    return {"all": length, "prompt": min(prompt, length), "decode": max(length - prompt, 0)}[str(scope)]
+
+
+def _check(model: HookedReasoner, completions: Sequence[Completion], shard_bytes: int, batch: int | None) -> None:
+    if not completions:
+        raise InputError("there are no completions to run")
+    if shard_bytes < 1 or (batch is not None and batch < 1):
+        raise InputError(f"shard_bytes is {shard_bytes} and batch is {batch}; both must be at least 1")
+    vocabulary = int(model.cfg.d_vocab)
+    for number, completion in enumerate(completions):
+        length = len(completion.prompt_ids) + len(completion.ids)
+        if not 1 <= length <= model.context:
+            raise InputError(f"completion {number} has {length} tokens; {model.name} takes 1 to {model.context}")
+        if max(completion.prompt_ids + completion.ids) >= vocabulary:
+            raise InputError(f"completion {number} has a token beyond the {vocabulary} of {model.name}; wrong model?")

@@ -1,0 +1,81 @@
+"""A model with a known answer: one query head of layer 1 writes the trigger when a chosen token stands shortly before.
+
+The head attends to the chosen token, reads it through the key-value head that it shares with a neighbour, and writes
+the trigger. The neighbour reads the same and writes nothing.
+"""
+
+import torch
+import transformers as hf
+
+from backtracking.measures.decision_points import DecisionPoint, DecisionPoints, Skipped
+from backtracking.model.reasoner import HookedReasoner
+from tests.tiny import tiny_tokenizer
+
+SEES, WRITES, CONSTANT = 0, 1, 2
+CHOSEN = range(10, 20)
+OTHERS = range(40, 70)
+LAYER, HEAD, NEIGHBOUR, KV_HEAD = 1, 2, 3, 1
+D_HEAD, SLOW = 8, 3
+"""`SLOW` is the coordinate of a head that the rotary embedding turns least."""
+
+
+def planted_head(seed: int = 0, *, others: float = 1.0) -> tuple[HookedReasoner, int]:
+    """The model and the id of its trigger; every other site is random but writes none of the three coordinates."""
+    tokenizer = tiny_tokenizer()
+    trigger = tokenizer.convert_tokens_to_ids("Wait")
+    assert isinstance(trigger, int)
+    config = hf.Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False, bos_token_id=1,
+        eos_token_id=2, pad_token_id=0, architectures=["Qwen2ForCausalLM"],
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    module = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_((1.0 if "norm" in name else 0.0) + 0.1 * torch.randn_like(parameter))
+        embed, unembed = module.model.embed_tokens.weight, module.lm_head.weight
+        embed.normal_()
+        embed[:, [SEES, WRITES]] = 0
+        embed[:, CONSTANT] = 2
+        embed[list(CHOSEN), SEES] = 3
+        unembed.mul_(3)[:, [SEES, WRITES, CONSTANT]] = 0
+        unembed[trigger] = 0
+        unembed[trigger, WRITES] = 2
+        for layer in module.model.layers:
+            for written in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
+                written.mul_(others)[[SEES, WRITES, CONSTANT]] = 0
+        attention = module.model.layers[LAYER].self_attn
+        query, shared = slice(HEAD * D_HEAD, (HEAD + 1) * D_HEAD), slice(KV_HEAD * D_HEAD, (KV_HEAD + 1) * D_HEAD)
+        for projection, rows in ((attention.q_proj, query), (attention.k_proj, shared), (attention.v_proj, shared)):
+            projection.weight[rows] = 0
+            projection.bias[rows] = 0
+        attention.q_proj.weight[HEAD * D_HEAD + SLOW, CONSTANT] = 4
+        attention.k_proj.weight[KV_HEAD * D_HEAD + SLOW, SEES] = 4
+        attention.v_proj.weight[KV_HEAD * D_HEAD, SEES] = 1
+        attention.o_proj.weight[:, query] = 0
+        attention.o_proj.weight[WRITES, HEAD * D_HEAD] = 3
+    return HookedReasoner.from_hf(module, tokenizer, name="planted head"), trigger
+
+
+def head_points(token: int, *, problems: int = 24, seed: int = 0) -> DecisionPoints:
+    """Events have a chosen token two to four tokens before the end, controls have none; all lengths differ."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    def point(index: int, kind, chosen: bool) -> DecisionPoint:
+        length = draw(7, 15)
+        context = [OTHERS[draw(0, len(OTHERS))] for _ in range(length)]
+        if chosen:
+            context[-draw(2, 5)] = CHOSEN[draw(0, len(CHOSEN))]
+        return DecisionPoint(f"p{index // 2}", index % 2, "v", kind, index, tuple(context), 3, length - 3, token)
+
+    count = 2 * problems
+    return DecisionPoints(
+        events=tuple(point(index, "event", True) for index in range(count)),
+        controls=tuple(point(index, "control", False) for index in range(count)),
+        unmatched=(),
+        skipped=Skipped(0, 0, 0),
+    )
