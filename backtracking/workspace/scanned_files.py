@@ -119,9 +119,7 @@ def _encoding(head: bytes) -> str:
     return "latin-1" if b"\0" in head else "utf-8"
 
 
-def _scan_text(
-    stream: Stream, name: str, known: tuple[KnownValue, ...], encoding: str
-) -> Iterator[FileFinding]:
+def _scan_text(stream: Stream, name: str, known: tuple[KnownValue, ...], encoding: str) -> Iterator[FileFinding]:
     text = io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline="")
     try:
         yield from _pieces(text, name, known)
@@ -144,16 +142,12 @@ def _pieces(text: io.TextIOWrapper, name: str, known: tuple[KnownValue, ...]) ->
         column = len(gone) - gone.rfind("\n") - 1 if "\n" in gone else column + len(gone)
 
 
-def _scan_gzip(
-    stream: Stream, name: str, known: tuple[KnownValue, ...], depth: int
-) -> Iterator[FileFinding]:
+def _scan_gzip(stream: Stream, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with gzip.GzipFile(fileobj=stream, mode="rb") as inner:
         yield from _scan(inner, f"{name}!{Path(name).stem}", known, depth)
 
 
-def _scan_zstd(
-    stream: Stream, name: str, known: tuple[KnownValue, ...], depth: int
-) -> Iterator[FileFinding]:
+def _scan_zstd(stream: Stream, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd") as inner:
         yield from _scan(io.BytesIO(inner.read()), f"{name}!{Path(name).stem}", known, depth)
 
@@ -177,9 +171,7 @@ def _scan_tar(stream: Stream, name: str, known: tuple[KnownValue, ...], depth: i
                 yield from _scan(inner, f"{name}!{member.name}", known, depth)
 
 
-def _scan_parquet(
-    stream: Stream, name: str, known: tuple[KnownValue, ...], _depth: int
-) -> Iterator[FileFinding]:
+def _scan_parquet(stream: Stream, name: str, known: tuple[KnownValue, ...], _depth: int) -> Iterator[FileFinding]:
     file = pq.ParquetFile(stream)
     for key, value in (file.schema_arrow.metadata or {}).items():
         text = f"{key.decode('utf-8', 'replace')} = {value.decode('utf-8', 'replace')}"
