@@ -58,10 +58,10 @@ def test_manifest_and_log(project):
     folder = RunFolder(project / "runs" / "one")
     with pytest.warns(HiddenSecretWarning, match="secrets hidden in manifest.json"):
         for number, secret in enumerate(planted(1)):
-            folder.write_manifest(**{f"note{number}": secret.text})
+            folder.write_manifest(config_hash="0", **{f"note{number}": secret.text})
     for secret in planted(2):
         folder.log("failed", error=f"could not: {secret.text}")
-    assert set(folder.manifest()) == {f"note{number}" for number in range(KINDS)}, "it is still JSON"
+    assert set(folder.manifest()) == {"config_hash", *(f"note{n}" for n in range(KINDS))}, "it is still JSON"
     lines = (folder.path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["failed"] * KINDS
     none_in(project / "runs", 1)
