@@ -90,7 +90,11 @@ def test_report_and_figures(project):
         go.Scatter(x=[1, 2], y=[1, 2], text=texts[:2], hovertext=texts), layout={"title": {"text": texts[5]}}
     )
     with pytest.warns(HiddenSecretWarning, match="secrets hidden in "):
-        write_pages(Report("t", (), (), grids, examples), {"f": figure}, project / "runs")
+        write_pages(
+            Report("t", (), (), grids, methods=(), about=(), examples=examples),
+            {"f": figure},
+            project / "runs",
+        )
     markdown = (project / "runs" / "report.md").read_text()
     assert f"{2 * KINDS} passages have the shape of a secret" in markdown
     json.loads((project / "runs" / "figures" / "f.json").read_text())
