@@ -92,7 +92,7 @@ def test_report_and_figures(project):
     with pytest.warns(HiddenSecretWarning, match="secrets hidden in "):
         write_pages(
             Report("t", (), (), grids, methods=(), about=(), examples=examples),
-            {"f": figure},
+            lambda look: {"f": figure},
             project / "runs",
         )
     markdown = (project / "runs" / "report.md").read_text()
