@@ -87,7 +87,8 @@ def test_report_and_figures(project):
     grids = (Grid("Table", "A note.", ("n", "text"), rows),)
     examples = tuple((f"example {number}", text) for number, text in enumerate(texts))
     figure = go.Figure(
-        go.Scatter(x=[1, 2], y=[1, 2], text=texts[:2], hovertext=texts), layout={"title": {"text": texts[5]}}
+        go.Scatter(x=[1, 2], y=[1, 2], text=texts[:2], hovertext=texts),
+        layout={"title": {"text": texts[5]}, "height": 300, "width": 400},
     )
     with pytest.warns(HiddenSecretWarning, match="secrets hidden in "):
         write_pages(
