@@ -88,7 +88,12 @@ def test_report_and_figures(project):
     examples = tuple((f"example {number}", text) for number, text in enumerate(texts))
     figure = go.Figure(
         go.Scatter(x=[1, 2], y=[1, 2], text=texts[:2], hovertext=texts),
-        layout={"title": {"text": texts[5]}, "height": 300, "width": 400},
+        layout={
+            "title": {"text": texts[5]},
+            "height": 300,
+            "width": 400,
+            "margin": {"t": 40, "b": 40, "l": 40, "r": 40},
+        },
     )
     with pytest.warns(HiddenSecretWarning, match="secrets hidden in "):
         write_pages(
