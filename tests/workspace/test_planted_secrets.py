@@ -86,15 +86,9 @@ def test_report_and_figures(project):
     rows = tuple((str(number), text) for number, text in enumerate(texts))
     grids = (Grid("Table", "A note.", ("n", "text"), rows),)
     examples = tuple((f"example {number}", text) for number, text in enumerate(texts))
-    figure = go.Figure(
-        go.Scatter(x=[1, 2], y=[1, 2], text=texts[:2], hovertext=texts),
-        layout={
-            "title": {"text": texts[5]},
-            "height": 300,
-            "width": 400,
-            "margin": {"t": 40, "b": 40, "l": 40, "r": 40},
-        },
-    )
+    layout = {"title": {"text": texts[5]}, "height": 300, "margin": {"t": 40}}
+    layout["meta"] = {"title": texts[5], "caption": texts[6]}
+    figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2], text=texts[:2], hovertext=texts), layout=layout)
     with pytest.warns(HiddenSecretWarning, match="secrets hidden in "):
         write_pages(
             Report("t", (), (), grids, methods=(), about=(), examples=examples),
