@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from backtracking.core import atomic
-from backtracking.workspace.secrets import hide, redact
+from backtracking.workspace.secrets import hide
 
 
 class HiddenSecretWarning(UserWarning):
@@ -29,7 +29,9 @@ def write_text(path: Path, text: str) -> None:
 
 def hide_in_values(values: dict[str, Any]) -> dict[str, Any]:
     """Values for a JSON file with secrets hidden in their text; what JSON does not know is written as text."""
-    return json.loads(redact(json.dumps(values, ensure_ascii=False, default=str)))
+    shown, hidden = hide(json.dumps(values, ensure_ascii=False, default=str))
+    tell("manifest.json", hidden)
+    return json.loads(shown)
 
 
 def hide_in_frame(frame: pd.DataFrame, *, name: str) -> pd.DataFrame:

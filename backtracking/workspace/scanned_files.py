@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,8 @@ from backtracking.workspace.secrets import Found, SecretError, find_secrets
 PIECE = 8 * 2**20
 """Characters looked at together, so that a large file does not fill the memory."""
 OVERLAP = 2**15
+Stream = Any
+"""A binary stream that can be read from its beginning again: a file, or a member of an archive."""
 DEPTH = 4
 """An archive in an archive in an archive is opened; one deeper is refused."""
 
@@ -80,7 +82,7 @@ def _files(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot look for secrets in {path}: there is no such file")
 
 
-def _scan(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan(stream: Stream, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     yield from _found_in(name, [Path(name.rpartition("!")[2]).name], known, by_row=False)
     head = stream.read(512)
     stream.seek(0)
@@ -117,7 +119,7 @@ def _encoding(head: bytes) -> str:
     return "latin-1" if b"\0" in head else "utf-8"
 
 
-def _scan_text(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], encoding: str) -> Iterator[FileFinding]:
+def _scan_text(stream: Stream, name: str, known: tuple[KnownValue, ...], encoding: str) -> Iterator[FileFinding]:
     text = io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline="")
     try:
         yield from _pieces(text, name, known)
@@ -140,17 +142,17 @@ def _pieces(text: io.TextIOWrapper, name: str, known: tuple[KnownValue, ...]) ->
         column = len(gone) - gone.rfind("\n") - 1 if "\n" in gone else column + len(gone)
 
 
-def _scan_gzip(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
-    with gzip.open(stream, mode="rb") as inner:
-        yield from _scan(cast(IO[bytes], inner), f"{name}!{Path(name).stem}", known, depth)
+def _scan_gzip(stream: Stream, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+    with gzip.GzipFile(fileobj=stream, mode="rb") as inner:
+        yield from _scan(inner, f"{name}!{Path(name).stem}", known, depth)
 
 
-def _scan_zstd(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan_zstd(stream: Stream, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd") as inner:
         yield from _scan(io.BytesIO(inner.read()), f"{name}!{Path(name).stem}", known, depth)
 
 
-def _scan_zip(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan_zip(stream: Stream, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with zipfile.ZipFile(stream) as archive:
         yield from _found_in(f"{name} (comment)", [archive.comment.decode("utf-8", "replace")], known, by_row=False)
         for member in archive.infolist():
@@ -161,7 +163,7 @@ def _scan_zip(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth
                     yield from _scan(inner, f"{name}!{member.filename}", known, depth)
 
 
-def _scan_tar(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
+def _scan_tar(stream: Stream, name: str, known: tuple[KnownValue, ...], depth: int) -> Iterator[FileFinding]:
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for member in archive:
             inner = archive.extractfile(member) if member.isfile() else None
@@ -169,7 +171,7 @@ def _scan_tar(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], depth
                 yield from _scan(inner, f"{name}!{member.name}", known, depth)
 
 
-def _scan_parquet(stream: IO[bytes], name: str, known: tuple[KnownValue, ...], _depth: int) -> Iterator[FileFinding]:
+def _scan_parquet(stream: Stream, name: str, known: tuple[KnownValue, ...], _depth: int) -> Iterator[FileFinding]:
     file = pq.ParquetFile(stream)
     for key, value in (file.schema_arrow.metadata or {}).items():
         text = f"{key.decode('utf-8', 'replace')} = {value.decode('utf-8', 'replace')}"

@@ -101,8 +101,8 @@ def refuse_secrets(text: str, *, where: str | Path, remedy: str = "remove it, or
     """
     found = find_secrets(text)
     if found:
-        first, *rest = found
-        more = f" and {len(rest)} more" if rest else ""
+        first, *others = found
+        more = f" and {len(others)} more" if others else ""
         raise SecretError(f"{where}, line {first.line}: {first.kind}{more}; {remedy}")
 
 

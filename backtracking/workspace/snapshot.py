@@ -28,7 +28,7 @@ MAX_SIZE = 50 * 2**20
 DESCRIPTION, SUMS = "snapshot.json", "SHA256SUMS"
 SMALL = ("tables", "figures")
 """Subfolders that always travel as files; any other is generations, and must fit."""
-PASSING = (".tmp", ".lock")
+PASSING = (".tmp", ".lock", ".lock.json")
 """Endings of files that belong to a running process."""
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from backtracking.faces.viewer.offsets import first_difference, to_utf16
 from backtracking.faces.viewer.page import export_page
 from backtracking.faces.viewer.server import ViewerServer
 from backtracking.measures.traces import Trace, trace_key
+from backtracking.workspace.secrets import SecretError
 from tests.faces.traces import ATTACK, EVIL, PROBLEMS, completion, many
 
 NOTHING = ("/../etc/passwd", "/data", "/x//data.json", "/completions/", "/index.html", "/viewer.js.jinja", "/runs")
@@ -299,3 +301,11 @@ def test_an_export_is_whole_or_not_there(gallery, tmp_path):
     assert page.count("<script") == 1 + 1 + 4  # the script, the index and four completions
     assert ATTACK not in page
     assert "<script>window.pwned" not in page
+
+
+def test_a_page_for_others_is_refused_where_a_completion_holds_a_secret(gallery, tmp_path):
+    first = gallery.entries[0]
+    leak = replace(first, completion=replace(first.completion, text="use hf_" + "aB3d" * 9))
+    with pytest.raises(SecretError, match="hf token; choose completions without it"):
+        export_page(replace(gallery, entries=(leak, *gallery.entries[1:])), tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()

@@ -88,10 +88,10 @@ def interrupted(monkeypatch, after: int) -> None:
     """Run the config of the working directory until some units are written."""
     saved, count = Completions.save, iter(range(100))
 
-    def dying(self, path):
+    def dying(self, path, **given):
         if next(count) == after:
             raise KeyboardInterrupt
-        saved(self, path)
+        saved(self, path, **given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Completions, "save", dying)

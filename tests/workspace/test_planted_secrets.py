@@ -58,10 +58,10 @@ def test_manifest_and_log(project):
     folder = RunFolder(project / "runs" / "one")
     with pytest.warns(HiddenSecretWarning, match="secrets hidden in manifest.json"):
         for number, secret in enumerate(planted(1)):
-            folder.write_manifest(**{f"note{number}": secret.text})
+            folder.write_manifest(config_hash="0", **{f"note{number}": secret.text})
     for secret in planted(2):
         folder.log("failed", error=f"could not: {secret.text}")
-    assert set(folder.manifest()) == {f"note{number}" for number in range(KINDS)}, "it is still JSON"
+    assert set(folder.manifest()) == {"config_hash", *(f"note{n}" for n in range(KINDS))}, "it is still JSON"
     lines = (folder.path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["failed"] * KINDS
     none_in(project / "runs", 1)
@@ -86,11 +86,15 @@ def test_report_and_figures(project):
     rows = tuple((str(number), text) for number, text in enumerate(texts))
     grids = (Grid("Table", "A note.", ("n", "text"), rows),)
     examples = tuple((f"example {number}", text) for number, text in enumerate(texts))
-    figure = go.Figure(
-        go.Scatter(x=[1, 2], y=[1, 2], text=texts[:2], hovertext=texts), layout={"title": {"text": texts[5]}}
-    )
+    layout = {"title": {"text": texts[5]}, "height": 300, "margin": {"t": 40}}
+    layout["meta"] = {"title": texts[5], "caption": texts[6]}
+    figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2], text=texts[:2], hovertext=texts), layout=layout)
     with pytest.warns(HiddenSecretWarning, match="secrets hidden in "):
-        write_pages(Report("t", (), (), grids, examples), {"f": figure}, project / "runs")
+        write_pages(
+            Report("t", (), (), grids, methods=(), about=(), examples=examples),
+            lambda look: {"f": figure},
+            project / "runs",
+        )
     markdown = (project / "runs" / "report.md").read_text()
     assert f"{2 * KINDS} passages have the shape of a secret" in markdown
     json.loads((project / "runs" / "figures" / "f.json").read_text())

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from backtracking.core.atomic import replacing
 from backtracking.core.markup import visible
 from backtracking.faces.viewer.gallery import Gallery
+from backtracking.workspace.secrets import refuse_secrets
 
 
 def served_page(gallery: Gallery) -> str:
@@ -28,9 +29,17 @@ def content_policy(*, connect: str = "'self'") -> str:
 
 
 def export_page(gallery: Gallery, path: Path) -> Path:
-    """Write the page with all its data into one file that needs no network."""
+    """Write the page with all its data into one file that needs no network.
+
+    Raises:
+        SecretError: A completion holds what looks like a secret; the file is made to be sent to others.
+    """
     details = ((f"completion-{n}", gallery.detail_json(n)) for n in range(len(gallery.entries)))
     data = [("index", gallery.index_json()), *details]
+    for name, text in data:
+        refuse_secrets(
+            text, where=name, remedy="choose completions without it; the viewer that is served shows them all"
+        )
     with replacing(path) as temporary:
         temporary.write_text(_page(gallery.title, connect="'none'", data=data), encoding="utf-8", newline="\n")
     return path
