@@ -25,6 +25,7 @@ def clustered_auc(
     labels: Sequence[bool] | np.ndarray,
     clusters: Sequence[Hashable],
     *,
+    strata: Sequence[Hashable] | None = None,
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
@@ -32,12 +33,21 @@ def clustered_auc(
 
     0.5 is chance. A resample without one of the kinds is left out.
 
+    Args:
+        scores: Of the rows.
+        labels: Whether each row is of the kind that should score higher.
+        clusters: Problem of each row.
+        strata: Only rows of one stratum are compared with each other. Give the folds of held-out scores: scores of
+            different fits have no common zero, and comparing them draws the area of a useless score below 0.5.
+        seed: Of the resamples.
+        level: Of the interval.
+
     Raises:
-        InputError: The three differ in length, a score is not finite, or one kind is missing.
+        InputError: The lists differ in length, a score is not finite, or no two rows can be compared.
     """
-    values, clusters_found = _resampled(scores, labels, clusters, seed=seed)
-    low, high = _ends(values, clusters_found, level)
-    return Estimate(auc(scores, labels), low, high, len(clusters), clusters_found, level)
+    value, resampled, count = _areas(scores, labels, clusters, strata, seed)
+    low, high = _ends(resampled, count, level)
+    return Estimate(value, low, high, len(clusters), count, level)
 
 
 def clustered_auc_difference(
@@ -46,6 +56,7 @@ def clustered_auc_difference(
     labels: Sequence[bool] | np.ndarray,
     clusters: Sequence[Hashable],
     *,
+    strata: Sequence[Hashable] | None = None,
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
@@ -54,43 +65,52 @@ def clustered_auc_difference(
     Raises:
         InputError: As in `clustered_auc`.
     """
-    first, clusters_found = _resampled(scores, labels, clusters, seed=seed)
-    second, _ = _resampled(others, labels, clusters, seed=seed)
-    low, high = _ends(first - second, clusters_found, level)
-    difference = auc(scores, labels) - auc(others, labels)
-    return Estimate(difference, low, high, len(clusters), clusters_found, level)
+    value, first, count = _areas(scores, labels, clusters, strata, seed)
+    other, second, _ = _areas(others, labels, clusters, strata, seed)
+    low, high = _ends(first - second, count, level)
+    return Estimate(value - other, low, high, len(clusters), count, level)
 
 
-def _resampled(
+def _areas(
     scores: Sequence[float] | np.ndarray,
     labels: Sequence[bool] | np.ndarray,
     clusters: Sequence[Hashable],
-    *,
+    strata: Sequence[Hashable] | None,
     seed: int,
-) -> tuple[np.ndarray, int]:
-    """The area in each resample of the clusters, and how many clusters there are."""
+) -> tuple[float, np.ndarray, int]:
+    """The area, the area in each resample of the clusters, and how many clusters there are."""
     values, kinds = np.asarray(scores, dtype=float), np.asarray(labels, dtype=bool)
-    if not len(values) == len(kinds) == len(clusters):
-        raise InputError(f"{len(values)} scores, {len(kinds)} labels and {len(clusters)} cluster labels")
+    layers = np.zeros(len(values), dtype=int) if strata is None else _codes(strata)
+    if not len(values) == len(kinds) == len(clusters) == len(layers):
+        raise InputError(f"{len(values)} scores, {len(kinds)} labels, {len(clusters)} clusters, {len(layers)} strata")
     if not np.isfinite(values).all():
         raise InputError(f"{int((~np.isfinite(values)).sum())} scores are not finite; leave them out by name")
-    if kinds.all() or not kinds.any():
-        raise InputError(f"all {len(kinds)} rows are of one kind; an area under the curve needs both")
-    order: dict[Hashable, int] = {}
-    index = np.array([order.setdefault(cluster, len(order)) for cluster in clusters])
-    count = len(order)
-    # Wins of the true rows of one cluster over the false rows of another: a resample weighs these sums.
+    index = _codes(clusters)
+    count = int(index.max(initial=-1)) + 1
+    comparable = (layers[kinds][:, None] == layers[~kinds][None]).astype(float)
+    # Wins of the true rows of one cluster over the false rows of another, and how often they were compared.
     above = np.sign(values[kinds][:, None] - values[~kinds][None]) / 2 + 0.5
-    by_row = np.zeros((count, above.shape[1]))
-    np.add.at(by_row, index[kinds], above)
-    wins = np.zeros((count, count))
-    np.add.at(wins.T, index[~kinds], by_row.T)
-    positive = np.bincount(index[kinds], minlength=count).astype(float)
-    negative = np.bincount(index[~kinds], minlength=count).astype(float)
+    wins = _by_cluster(above * comparable, index[kinds], index[~kinds], count)
+    pairs = _by_cluster(comparable, index[kinds], index[~kinds], count)
+    if not pairs.any():
+        raise InputError(f"all {len(kinds)} rows are of one kind; an area under the curve needs both")
     times = times_drawn(count, seed)
-    pairs = (times @ positive) * (times @ negative)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, ((times @ wins) * times).sum(1) / pairs, np.nan), count
+        resampled = ((times @ wins) * times).sum(1) / ((times @ pairs) * times).sum(1)
+    return float(wins.sum() / pairs.sum()), resampled, count
+
+
+def _codes(names: Sequence[Hashable]) -> np.ndarray:
+    order: dict[Hashable, int] = {}
+    return np.array([order.setdefault(name, len(order)) for name in names], dtype=int)
+
+
+def _by_cluster(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, count: int) -> np.ndarray:
+    half = np.zeros((count, values.shape[1]))
+    np.add.at(half, rows, values)
+    found = np.zeros((count, count))
+    np.add.at(found.T, columns, half.T)
+    return found
 
 
 def _ends(resampled: np.ndarray, clusters: int, level: float) -> tuple[float, float]:

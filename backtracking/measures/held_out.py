@@ -1,6 +1,7 @@
 """Scores of rows by a fit that never saw their problem: what a probe or a direction says about new problems."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -38,6 +39,15 @@ def grouped_folds(
     yield from splitter.split(np.zeros((len(labels), 1)), labels, index)
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores by fits that did not see the row's problem."""
+
+    scores: Float[np.ndarray, " row"]
+    fold: Int[np.ndarray, " row"]
+    """Which fit scored the row; scores of different folds are not to be compared."""
+
+
 def held_out_scores(
     values: Float[np.ndarray, "row d"],
     labels: Bool[np.ndarray, " row"],
@@ -46,16 +56,17 @@ def held_out_scores(
     fit: Fit,
     folds: int = 5,
     seed: int = 0,
-) -> Float[np.ndarray, " row"]:
+) -> HeldOut:
     """The score of every row by the fit on the folds that do not hold its problem.
 
     Raises:
         InputError: See `grouped_folds`.
     """
-    scores = np.full(len(labels), np.nan)
-    for train, test in grouped_folds(labels, groups, folds=folds, seed=seed):
+    scores, fold = np.full(len(labels), np.nan), np.full(len(labels), folds)
+    for number, (train, test) in enumerate(grouped_folds(labels, groups, folds=folds, seed=seed)):
         scores[test] = fit(values[train], labels[train])(values[test])
-    return scores
+        fold[test] = number
+    return HeldOut(scores, fold)
 
 
 def logistic(strength: float = 0.1) -> Fit:

@@ -82,6 +82,11 @@ class PointActivations:
         return Rows(self.values[found][inside].astype(float), points, points < events, problems)
 
 
+def window_text(window: Window) -> str:
+    """`onset-13:onset-8`, as the activation store writes it."""
+    return f"onset{window[0]:+d}:onset{window[1]:+d}"
+
+
 def check_window(window: Window) -> None:
     """Refuse a window that is empty or reaches the onset itself.
 

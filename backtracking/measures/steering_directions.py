@@ -19,7 +19,7 @@ from backtracking.core.sites import Site
 from backtracking.core.statistics import Estimate
 from backtracking.core.vectors import FixedVector
 from backtracking.measures.held_out import held_out_scores, logistic, logistic_pipeline, mean_difference
-from backtracking.measures.point_activations import PointActivations, Rows, Window
+from backtracking.measures.point_activations import PointActivations, Rows, Window, window_text
 
 Method = Literal["mean_difference", "logistic"]
 Kind = Literal["mean_difference", "logistic", "random", "self", "other"]
@@ -73,11 +73,6 @@ class Direction:
         return f"{self.method} at {self.site}, {window_text(self.window)}"
 
 
-def window_text(window: Window) -> str:
-    """`onset-13:onset-8`, as the activation store writes it."""
-    return f"onset{window[0]:+d}:onset{window[1]:+d}"
-
-
 def steering_direction(
     read: PointActivations,
     site: str | Site,
@@ -110,7 +105,7 @@ def steering_direction(
     rows = read.rows(found, window).mean_by_point()
     _refuse_one_kind(rows)
     fit = mean_difference() if method == "mean_difference" else logistic(STRENGTH)
-    scores = held_out_scores(rows.values, rows.is_event, rows.problems, fit=fit, folds=folds, seed=seed)
+    held = held_out_scores(rows.values, rows.is_event, rows.problems, fit=fit, folds=folds, seed=seed)
     return made(
         read,
         found,
@@ -118,7 +113,7 @@ def steering_direction(
         values=_fitted(rows, method),
         kind=method,
         name=f"{method} {found} {window_text(window or read.window)}",
-        auc=clustered_auc(scores, rows.is_event, rows.problems, seed=seed),
+        auc=clustered_auc(held.scores, rows.is_event, rows.problems, strata=held.fold.tolist(), seed=seed),
     )
 
 

@@ -37,6 +37,16 @@ def test_copies_of_a_problem_add_rows_and_no_certainty():
     assert (twice.value, twice.low, twice.high) == pytest.approx((once.value, once.low, once.high))
 
 
+def test_rows_of_different_strata_are_never_compared():
+    folds = [index // 40 for index in range(120)]
+    shifted = SCORES + 100 * np.array(folds)
+    areas = [roc_auc_score(LABELS[start : start + 40], SCORES[start : start + 40]) for start in (0, 40, 80)]
+    weights = [LABELS[start : start + 40].sum() * (~LABELS[start : start + 40]).sum() for start in (0, 40, 80)]
+    found = clustered_auc(shifted, LABELS, CLUSTERS, strata=folds)
+    assert found.value == pytest.approx(np.average(areas, weights=weights))
+    assert found == clustered_auc(SCORES, LABELS, CLUSTERS, strata=folds)
+
+
 def test_a_score_against_itself_differs_by_nothing_and_against_noise_by_something():
     same = clustered_auc_difference(SCORES, SCORES, LABELS, CLUSTERS)
     assert (same.value, same.low, same.high) == (0, 0, 0)
