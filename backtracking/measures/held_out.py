@@ -82,8 +82,8 @@ def logistic(strength: float = 0.1) -> Fit:
 
 
 def logistic_pipeline(strength: float):
-    """The scaler and the regression, not fitted; Newton's method, which converges in a few steps at these widths."""
-    regression = LogisticRegression(C=strength, class_weight="balanced", solver="newton-cholesky", max_iter=200)
+    """The scaler and the regression, not fitted."""
+    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
     return make_pipeline(StandardScaler(), regression)
 
 
