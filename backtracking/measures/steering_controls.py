@@ -19,7 +19,7 @@ from backtracking.core.interventions import BASELINE
 from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon
 from backtracking.core.sites import Site
 from backtracking.core.vectors import FixedVector
-from backtracking.measures.control_matching import Matcher, Wanted
+from backtracking.measures.control_matching import Match, Matcher, Wanted, check_match
 from backtracking.measures.decision_points import TOLERANCE, DecisionPoint, DecisionPoints, Skipped, Unmatched
 from backtracking.measures.point_activations import PointActivations, Window, window_text
 from backtracking.measures.steering_directions import Direction, made
@@ -81,6 +81,7 @@ def behaviour_points(
     completions: Sequence[Completion],
     pattern: str,
     *,
+    match: Sequence[Match] = ("position",),
     per_event: int = 1,
     tolerance: int = TOLERANCE,
     lexicon: Lexicon = DEFAULT_LEXICON,
@@ -91,6 +92,7 @@ def behaviour_points(
     Args:
         completions: Those of the baseline are searched.
         pattern: Regular expression; its first match in a completion is the event, as the first onset is.
+        match: `position`, and `sentence` if wanted, as for `decision_points`.
         per_event: Controls per event.
         tolerance: In tokens, of a control's position.
         lexicon: Triggers, which are neither events nor controls.
@@ -99,6 +101,7 @@ def behaviour_points(
     Raises:
         InputError: The pattern matches nowhere.
     """
+    check_match(match, None)
     own = [row for row in completions if row.condition == BASELINE.name]
     every = [(row, row.token_at(match.start())) for row in own for match in re.finditer(pattern, row.text)]
     first: dict[int, tuple[Completion, int]] = {}
@@ -109,7 +112,7 @@ def behaviour_points(
     taboo = {row.prompt_ids + row.ids[:position] for row, position in every}
     places = list(first.values())
     matcher = Matcher(
-        own, taboo, match=("position",), tolerance=tolerance, lexicon=lexicon, model=None,
+        own, taboo, match=tuple(match), tolerance=tolerance, lexicon=lexicon, model=None,
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     events, controls, unmatched = [], [], []
