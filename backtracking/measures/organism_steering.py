@@ -9,8 +9,8 @@ from backtracking.core.paired_shares import Counted
 from backtracking.measures.decision_points import decision_points
 from backtracking.measures.point_activations import PointActivations, Window, read_points
 from backtracking.measures.steering import SteeringSampling, SteeringSweep, steering_sweep
-from backtracking.measures.steering_controls import behaviour_points, other_direction, self_direction
-from backtracking.measures.steering_directions import Direction, Method, steering_direction
+from backtracking.measures.steering_controls import behaviour_points, other_direction, self_direction, without_controls
+from backtracking.measures.steering_directions import Direction, combined_direction, steering_direction
 from backtracking.model.organism import words
 from backtracking.model.organism.evaluation import MOST_TOKENS
 from backtracking.model.organism.problems import organism_problems
@@ -19,6 +19,8 @@ from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import sample
 
 JUSTIFIED, UNJUSTIFIED, CHECKED, WELL_FORMED = "justified", "unjustified", "checked", "well formed"
+LAST: Window = (-1, -1)
+PLAIN: Window = (-4, -1)
 CHECK_SENTENCE = "|".join(opening for opening, _ in words.CHECKS)
 
 
@@ -51,10 +53,13 @@ class OrganismDirections:
     """Directions found on problems of the training side, and the activations they come from."""
 
     onsets: PointActivations
-    """Before triggers, and before other beginnings of sentences."""
+    """Before triggers, and before sentences in which the model moves on."""
     checks: PointActivations
-    """Before the sentences that compute again, and before other beginnings of sentences."""
+    """Before sentences that compute a step again, and before other sentences."""
+    doubts: tuple[Direction, ...]
+    """By layer: towards a trigger or a check and away from moving on, the mean of the two directions."""
     directions: tuple[Direction, ...]
+    """Those, and the difference of means before triggers in a window of four tokens."""
 
 
 def organism_directions(
@@ -62,49 +67,63 @@ def organism_directions(
     *,
     problems: int = 120,
     samples: int = 3,
-    layers: Sequence[int] = (3, 4),
-    windows: Sequence[Window] = ((-1, -1), (-4, -1)),
-    methods: Sequence[Method] = ("mean_difference", "logistic"),
+    layers: Sequence[int] = (4, 5),
+    plain_layers: Sequence[int] = (3,),
     seed: int = 7,
 ) -> OrganismDirections:
-    """Sample problems of the training side, and find a direction per window, layer and method.
+    """Sample problems of the training side and find directions of doubt.
 
-    Controls are other beginnings of sentences: elsewhere the direction would say where sentences end.
+    Controls are beginnings of sentences: elsewhere the direction would say where sentences end. A wrong step that the
+    model does not check is hardly ever noticed, so a direction towards the trigger alone cannot raise justified
+    backtracking far; one that is also towards checking can.
+
+    Args:
+        model: The organism.
+        problems: Of the training side.
+        samples: Of each.
+        layers: Where the direction of doubt is read: at the position before the sentence.
+        plain_layers: Where the plain difference of means is read, over the last four positions.
+        seed: Of problems and samples.
     """
     chosen = organism_problems(problems, split="train", seed=seed)
     completions = sample(model, chosen, samples=samples, max_new_tokens=MOST_TOKENS, top_p=1.0, seed=seed)
     events, _ = detect_events(completions, chosen)
-    points = decision_points(completions, events, match=("position", "sentence"), tolerance=40, per_event=2)
-    others = behaviour_points(completions, CHECK_SENTENCE, match=("position", "sentence"), tolerance=40)
-    sites = [f"resid_post.{layer}" for layer in layers]
-    widest = min(first for first, _ in windows), max(last for _, last in windows)
-    onsets = read_points(model, points, sites=sites, window=widest)
-    checks = read_points(model, others, sites=sites, window=(-1, -1))
-    found = tuple(
-        steering_direction(onsets, site, window=window, method=method)
-        for window in windows
-        for site in sites
-        for method in methods
+    match = ("position", "sentence")
+    points = decision_points(completions, events, match=match, tolerance=40, per_event=2)
+    moving_on = without_controls(points, completions, CHECK_SENTENCE)
+    others = behaviour_points(completions, CHECK_SENTENCE, match=match, tolerance=40)
+    sites = [f"resid_post.{layer}" for layer in sorted({*layers, *plain_layers})]
+    onsets = read_points(model, moving_on, sites=sites, window=PLAIN)
+    checks = read_points(model, others, sites=sites, window=LAST)
+    doubts = tuple(
+        combined_direction(
+            [
+                steering_direction(checks, f"resid_post.{layer}", window=LAST),
+                steering_direction(onsets, f"resid_post.{layer}", window=LAST, method="logistic"),
+            ]
+        )
+        for layer in layers
     )
-    return OrganismDirections(onsets, checks, found)
+    plain = [steering_direction(onsets, f"resid_post.{layer}", window=PLAIN) for layer in plain_layers]
+    return OrganismDirections(onsets, checks, doubts, (*doubts, *plain))
 
 
 def steer_organism(
     model: HookedReasoner,
     found: OrganismDirections,
     *,
-    problems: int = 120,
-    samples: int = 1,
-    magnitudes: Sequence[float] = (0.4, 0.7, 1.0, 1.4),
-    most_broken: float = 0.15,
+    problems: int = 200,
+    samples: int = 2,
+    magnitudes: Sequence[float] = (0.5, 0.6, 0.7),
+    most_broken: float = 0.1,
     draws: int = 20,
     seed: int = 0,
 ) -> SteeringSweep:
     """Sweep the directions over problems of the evaluation side; the target is justified backtracking.
 
-    The controls are the difference between two halves of the controls, and the direction to check sentences.
+    The controls are the difference between two halves of the controls, and the direction to check sentences alone.
     """
-    like = found.directions[0]
+    like = found.doubts[-1]
     controls = (
         self_direction(found.onsets, like.site, like=like, window=like.window),
         other_direction(found.checks, like.site, like=like, name="check sentences"),

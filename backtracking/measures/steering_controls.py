@@ -127,6 +127,17 @@ def behaviour_points(
     return DecisionPoints(tuple(events), tuple(controls), tuple(unmatched), skipped)
 
 
+def without_controls(points: DecisionPoints, completions: Sequence[Completion], pattern: str) -> DecisionPoints:
+    """The points less the controls at which the pattern begins, so that a direction away from them keeps it."""
+    held = {(row.problem_id, row.sample_id, row.variant): row for row in completions if row.condition == BASELINE.name}
+    kept = []
+    for control in points.controls:
+        row = held[control.problem_id, control.sample_id, control.variant]
+        if control.position not in {row.token_at(match.start()) for match in re.finditer(pattern, row.text)}:
+            kept.append(control)
+    return replace(points, controls=tuple(kept))
+
+
 def noise_arm(completions: Sequence[Completion], draws: Sequence[str], *, name: str = NOISE) -> tuple[Completion, ...]:
     """An arm in which every completion has a random direction of its own, taken from the arms of random draws.
 

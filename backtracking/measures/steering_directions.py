@@ -5,7 +5,8 @@ whatever the method; so a magnitude means the same length for the mean differenc
 every control. `Direction.relative_norm` says how long that is beside the activations themselves.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,7 +23,7 @@ from backtracking.measures.held_out import held_out_scores, logistic, logistic_p
 from backtracking.measures.point_activations import PointActivations, Rows, Window, window_text
 
 Method = Literal["mean_difference", "logistic"]
-Kind = Literal["mean_difference", "logistic", "random", "self", "other"]
+Kind = Literal["mean_difference", "logistic", "combined", "random", "self", "other"]
 STRENGTH = 0.1
 """C of the logistic direction, after standardising."""
 
@@ -114,6 +115,28 @@ def steering_direction(
         kind=method,
         name=f"{method} {found} {window_text(window or read.window)}",
         auc=clustered_auc(held.scores, rows.is_event, rows.problems, strata=held.fold.tolist(), seed=seed),
+    )
+
+
+def combined_direction(directions: Sequence[Direction]) -> Direction:
+    """The mean of several directions at one site, such as towards onsets and towards checks, each against moving on.
+
+    Raises:
+        InputError: Fewer than two, or of different sites, windows or models.
+    """
+    if len(directions) < 2 or len({(each.site, each.window, each.model) for each in directions}) > 1:
+        raise InputError(f"cannot combine {len(directions)} directions; give two or more of one site, window and model")
+    first = directions[0]
+    values = np.mean([each.values for each in directions], axis=0)
+    return replace(
+        first,
+        vector=FixedVector(tuple(values.tolist()), " and ".join(each.vector.name for each in directions)),
+        method="combined",
+        events=sum(each.events for each in directions),
+        controls=sum(each.controls for each in directions),
+        fitted_on=tuple(dict.fromkeys(problem for each in directions for problem in each.fitted_on)),
+        auc=None,
+        activation_norm=float(np.mean([each.activation_norm for each in directions])),
     )
 
 
