@@ -50,12 +50,25 @@ from backtracking.measures.behaviour import word_or_behaviour
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_ablation import decision_ablation
 from backtracking.measures.decision_points import decision_points
+from backtracking.measures.dictionaries import feature_ablation, feature_scan
+from backtracking.measures.direction_readings import direction_cosine, unembedding_score
 from backtracking.measures.forks import compare_forks
+from backtracking.measures.lead_time import LeadTime, lead_time
 from backtracking.measures.logit_lens import logit_lens
+from backtracking.measures.point_activations import PointActivations, read_points
 from backtracking.measures.random_draws import targeted_against_random
+from backtracking.measures.steering import SteeringSampling, SteeringSweep, steering_sweep
+from backtracking.measures.steering_controls import (
+    behaviour_points,
+    other_direction,
+    random_directions,
+    self_direction,
+)
+from backtracking.measures.steering_directions import Direction, combined_direction, steering_direction
 from backtracking.measures.tradeoff import tradeoff
 from backtracking.measures.variants import compare_variants
 from backtracking.model.activations import ActivationStore, cache_activations, sample_and_cache
+from backtracking.model.dictionaries import SparseDictionary, TopKSettings, load_dictionary, train_topk
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
@@ -78,16 +91,19 @@ __all__ = [
     "Condition",
     "ConditionComparison",
     "Config",
+    "Direction",
     "Estimate",
     "Event",
     "FixedVector",
     "HookedReasoner",
     "InputError",
+    "LeadTime",
     "Lexicon",
     "MissingFileError",
     "Onset",
     "OnsetRow",
     "PairedDesign",
+    "PointActivations",
     "Problem",
     "Project",
     "Prompting",
@@ -97,6 +113,10 @@ __all__ = [
     "Replace",
     "Scale",
     "Site",
+    "SparseDictionary",
+    "SteeringSampling",
+    "SteeringSweep",
+    "TopKSettings",
     "UnknownSiteError",
     "Variant",
     "Verdict",
@@ -104,22 +124,29 @@ __all__ = [
     "ablation_scan",
     "answer_flow",
     "baseline_metrics",
+    "behaviour_points",
     "benjamini_hochberg",
     "cache_activations",
     "clustered_rate",
+    "combined_direction",
     "compare_conditions",
     "compare_forks",
     "compare_variants",
     "decision_ablation",
     "decision_points",
     "detect_events",
+    "direction_cosine",
+    "feature_ablation",
+    "feature_scan",
     "find_onsets",
     "first_onset",
     "gold_canary",
     "grade",
     "has_backtracking",
     "holm",
+    "lead_time",
     "load_config",
+    "load_dictionary",
     "load_model",
     "load_problems",
     "logit_lens",
@@ -128,17 +155,25 @@ __all__ = [
     "non_inferiority",
     "null_rank",
     "onsets_of",
+    "other_direction",
     "paired_difference",
     "paired_p_value",
     "parse_intervention",
     "power",
+    "random_directions",
     "read_answer",
+    "read_points",
     "run_comparison",
     "run_phases",
     "sample",
     "sample_and_cache",
     "self_check",
+    "self_direction",
+    "steering_direction",
+    "steering_sweep",
     "targeted_against_random",
     "tradeoff",
+    "train_topk",
+    "unembedding_score",
     "word_or_behaviour",
 ]

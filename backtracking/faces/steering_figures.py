@@ -38,8 +38,8 @@ def steering_curve(sweep: SteeringSweep, *, outcomes: tuple[str, ...] | None = N
     return _laid_out(
         figure,
         "Steering, on problems that chose nothing",
-        f"{first['label']}<br>{len(sweep.report_problems)} problems, 95 % intervals clustered by problem;<br>"
-        f"grey: 95 % of {int(draws.min())} random directions of the same length ({names[0]})",
+        f"{str(first['label'])};<br>{len(sweep.report_problems)} problems, 95 % intervals by problem;<br>"
+        f"grey: 95 % of {int(draws.min())} random directions ({names[0]})",
         x="magnitude (1 = difference of means)",
         y="share (%)",
         height=500,
@@ -95,9 +95,9 @@ def lead_time_curve(result: LeadTime) -> go.Figure:
     figure = _laid_out(
         figure,
         "How early an onset can be read",
-        f"{first['events']} onsets against {first['controls']} matched controls, {first['problems']} problems;<br>"
-        "probes scored on other problems, 95 % intervals clustered by problem",
-        x="lead (tokens before the position that predicts the onset)",
+        f"{first['events']} onsets, {first['controls']} matched controls, {first['problems']} problems;<br>"
+        "probes scored on problems they never saw,<br>95 % intervals clustered by problem",
+        x="tokens before the prediction",
         y="area under the curve",
         height=470,
     )
@@ -126,15 +126,16 @@ def feature_scatter(table: pd.DataFrame, *, named: int = 6) -> go.Figure:
     most = float(max(table["event"].max(), table["control"].max()))
     figure.add_scatter(x=[0, most], y=[0, most], mode="lines", line={"color": GREY, "dash": "dot", "width": 1},
                        name="equal", hoverinfo="skip")  # fmt: skip
-    for row in table.loc[table["difference"].abs().nlargest(named).index].itertuples():
-        figure.add_annotation(x=row.control, y=row.event, text=str(row.feature), showarrow=False, xshift=16, yshift=8,
-                              font={"size": 12})  # fmt: skip
+    largest = table.loc[table["difference"].abs().nlargest(named).index].sort_values("control")
+    for number, row in enumerate(largest.to_dict("records")):
+        figure.add_annotation(x=row["control"], y=row["event"], text=str(row["feature"]), showarrow=False,
+                              yshift=-14 if number % 2 else 14, font={"size": 12})  # fmt: skip
     first = table.iloc[0]
     return _laid_out(
         figure,
         "Dictionary features at onsets",
-        f"{len(table)} active features; {first['events']} onsets against {first['controls']} matched controls,<br>"
-        f"{first['problems']} problems",
+        f"{len(table)} active features; {int(first['events'])} onsets,<br>"
+        f"{int(first['controls'])} matched controls, {int(first['problems'])} problems",
         x="mean activation at controls",
         y="mean activation at onsets",
         height=500,
