@@ -123,10 +123,10 @@ def feature_scatter(table: pd.DataFrame, *, named: int = 6) -> go.Figure:
             hovertemplate="feature %{customdata[0]}<br>onsets %{y:.2f}, controls %{x:.2f}<br>"
             "area %{customdata[1]:.3f}<extra></extra>",
         )  # fmt: skip
-    most = float(max(table["event"].max(), table["control"].max()))
+    most = float(table[["event", "control"]].to_numpy().max())
     figure.add_scatter(x=[0, most], y=[0, most], mode="lines", line={"color": GREY, "dash": "dot", "width": 1},
                        name="equal", hoverinfo="skip")  # fmt: skip
-    largest = table.loc[table["difference"].abs().nlargest(named).index].sort_values("control")
+    largest = table.assign(size=table["difference"].abs()).nlargest(named, "size").sort_values("control")
     for number, row in enumerate(largest.to_dict("records")):
         figure.add_annotation(x=row["control"], y=row["event"], text=str(row["feature"]), showarrow=False,
                               yshift=-14 if number % 2 else 14, font={"size": 12})  # fmt: skip
@@ -144,19 +144,17 @@ def feature_scatter(table: pd.DataFrame, *, named: int = 6) -> go.Figure:
 
 def _random_range(figure: go.Figure, sweep: SteeringSweep, table: pd.DataFrame, outcome: str) -> None:
     """The range of the random directions around the baseline, mirrored: a random direction has no sign."""
-    base = table[(table["outcome"] == outcome) & (table["role"] == "baseline")]["share"].iloc[0]
-    ranks = sweep.ranks_to_pandas()
-    ranks = ranks[ranks["outcome"] == outcome].sort_values("magnitude")
-    if ranks.empty:
-        return
-    for side in (ranks[ranks["magnitude"] < 0], ranks[ranks["magnitude"] > 0]):
-        ends = [(0.0, base, base), *zip(side["magnitude"], base + side["low"], base + side["high"], strict=True)]
-        ends.sort()
+    base = table.query("outcome == @outcome and role == 'baseline'")["share"].iloc[0]
+    ranks = [each for each in sweep.ranks if each.outcome == outcome]
+    for sign in (-1, 1):
+        side = [each for each in ranks if sign * each.magnitude > 0]
+        ends = [(each.magnitude, base + each.rank.low, base + each.rank.high) for each in side]
+        ends = sorted([(0.0, base, base), *ends])
         x, low, high = ([end[index] for end in ends] for index in range(3))
         figure.add_scatter(
             x=[*x, *x[::-1]], y=[100 * value for value in (*high, *low[::-1])], fill="toself", mode="none",
             fillcolor=GREY, opacity=0.25, hoverinfo="skip", name="random directions, 95 %",
-            showlegend=bool(side["magnitude"].iloc[0] > 0),
+            showlegend=sign > 0,
         )  # fmt: skip
 
 
@@ -179,6 +177,6 @@ def _laid_out(figure: go.Figure, title: str, caption: str, *, x: str, y: str, he
         yaxis={"title": y, "automargin": True, "zeroline": False},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         height=height,
-        margin={"l": 10, "r": 20, "t": 120, "b": 120},
+        margin={"l": 10, "r": 20, "t": 135, "b": 120},
     )
     return figure

@@ -76,15 +76,21 @@ def logistic(strength: float = 0.1) -> Fit:
     """
 
     def fit(values: np.ndarray, labels: np.ndarray) -> Scorer:
-        return logistic_pipeline(strength).fit(values, labels).decision_function
+        return make_pipeline(StandardScaler(), _regression(strength)).fit(values, labels).decision_function
 
     return fit
 
 
-def logistic_pipeline(strength: float):
-    """The scaler and the regression, not fitted."""
-    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
-    return make_pipeline(StandardScaler(), regression)
+def raw_weights(
+    values: Float[np.ndarray, "row d"], labels: Bool[np.ndarray, " row"], strength: float
+) -> Float[np.ndarray, " d"]:
+    """The weights of `logistic` in the units of the columns, not of the standardised ones."""
+    scaler = StandardScaler().fit(values)
+    return _regression(strength).fit(scaler.transform(values), labels).coef_[0] / np.asarray(scaler.scale_)
+
+
+def _regression(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
 
 
 def mean_difference() -> Fit:

@@ -19,7 +19,7 @@ from backtracking.core.scopes import Scope
 from backtracking.core.sites import Site
 from backtracking.core.statistics import Estimate
 from backtracking.core.vectors import FixedVector
-from backtracking.measures.held_out import held_out_scores, logistic, logistic_pipeline, mean_difference
+from backtracking.measures.held_out import held_out_scores, logistic, mean_difference, raw_weights
 from backtracking.measures.point_activations import PointActivations, Rows, Window, window_text
 
 Method = Literal["mean_difference", "logistic"]
@@ -171,8 +171,7 @@ def _fitted(rows: Rows, method: Method) -> Float[np.ndarray, " d"]:
     difference = rows.values[rows.is_event].mean(0) - rows.values[~rows.is_event].mean(0)
     if method == "mean_difference":
         return difference
-    pipeline = logistic_pipeline(STRENGTH).fit(rows.values, rows.is_event)
-    weights = pipeline[-1].coef_[0] / pipeline[0].scale_
+    weights = raw_weights(rows.values, rows.is_event, STRENGTH)
     return weights / np.linalg.norm(weights) * np.linalg.norm(difference)
 
 

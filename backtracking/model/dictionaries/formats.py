@@ -30,7 +30,7 @@ def load_dictionary(folder: str | Path, *, device: str = "cpu") -> SparseDiction
         InputError: The files are damaged, or ask for something that is not known here.
     """
     path = Path(folder)
-    kinds = [kind for kind, name in WEIGHTS.items() if (path / name).is_file()]
+    kinds: list[Format] = [kind for kind, name in WEIGHTS.items() if (path / name).is_file()]
     if not (path / "cfg.json").is_file() or not kinds:
         raise MissingFileError(
             f"{path} holds no dictionary: it needs cfg.json and {' or '.join(WEIGHTS.values())} "

@@ -148,16 +148,23 @@ class _State:
         loss.backward()
         self.optimiser.step()
         with torch.no_grad():
-            p["decoder"] /= p["decoder"].norm(dim=1, keepdim=True).clamp_min(1e-8)
+            p["decoder"].div_(p["decoder"].norm(dim=1, keepdim=True).clamp_min(1e-8))
         self.silent = torch.where((features.detach() > 0).any(0), 0.0, self.silent + 1)
         self.step += 1
 
     def dictionary(self, settings: TopKSettings, site: Site) -> SparseDictionary:
         """The weights in the units of the activations."""
         parts = {name: part.detach().clone() for name, part in self.parts.items()}
-        parts["encoder_bias"] *= self.scale
-        parts["decoder_bias"] *= self.scale
-        return SparseDictionary(**parts, activation="topk", k=settings.k, hook_name=site.hook_name, name=f"topk {site}")
+        return SparseDictionary(
+            encoder=parts["encoder"],
+            encoder_bias=parts["encoder_bias"] * self.scale,
+            decoder=parts["decoder"],
+            decoder_bias=parts["decoder_bias"] * self.scale,
+            activation="topk",
+            k=settings.k,
+            hook_name=site.hook_name,
+            name=f"topk {site}",
+        )
 
     def save(self, path: Path, settings: TopKSettings) -> None:
         """Write everything the next step depends on."""
