@@ -47,7 +47,8 @@ class LogitAttribution:
     """The difference itself, before any softcap; the contributions add up to it."""
     heads: tuple[Site, ...]
     head_contribution: Float[np.ndarray, "point head"]
-    """Of every query head: its part of its layer's `attn`, whose rest is the bias of the output projection."""
+    """Of every query head, its value bias included: its part of its layer's `attn`, whose rest is the bias of the
+    output projection. TransformerLens's compatibility mode moves value biases into that bias, unless told not to."""
 
     def to_pandas(self, *, seed: int = 0) -> pd.DataFrame:
         """One row per component and per head: mean at events, at controls, and the difference event - own control.
@@ -71,7 +72,9 @@ class LogitAttribution:
         places = [*zip(self.components, sites, strict=True), *((str(head), head) for head in self.heads)]
         columns: dict[str, object] = {
             "component": [name for name, _ in places],
-            "part": [name if site is None else site.component if site.head is None else "head" for name, site in places],
+            "part": [
+                name if site is None else site.component if site.head is None else "head" for name, site in places
+            ],
             "layer": pd.array([None if site is None else site.layer for _, site in places], dtype="Int64"),
             "head": pd.array([None if site is None else site.head for _, site in places], dtype="Int64"),
         }
