@@ -176,7 +176,8 @@ def write(folder: Path, completions: Sequence[Completion], events: Sequence, ons
     cells = tuple(tuple(str(cell) for cell in row) for row in frame.astype(object).values.tolist())
     grid = Grid("events", "", tuple(frame.columns), cells)
     examples = tuple((str(completion.sample_id), completion.text[:2_000]) for completion in completions)
-    write_pages(Report("fuzz", (), (), (grid,), examples), {}, folder)
+    report = Report("fuzz", findings=(), warnings=(), grids=(grid,), methods=(), about=(), examples=examples)
+    write_pages(report, lambda theme: {}, folder)
 
 
 def seeded(seed: int, cases: int, limit: float, first: int = 0) -> tuple[list[Case], list[str]]:

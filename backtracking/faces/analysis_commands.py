@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from backtracking.faces.bars import Bars
-from backtracking.faces.condition_table import print_conditions
 from backtracking.faces.options import AsJson, Quiet
 from backtracking.faces.output import answer, out, records
 
@@ -30,6 +29,7 @@ def analyse(
     from backtracking.core.errors import MissingFileError
     from backtracking.experiments.problem_sets import load_problems
     from backtracking.experiments.streaming import analyse as analyse_parts
+    from backtracking.faces.condition_table import print_conditions
 
     inside = folder / "completions"
     parts = sorted((inside if inside.is_dir() else folder).glob("*.parquet"))

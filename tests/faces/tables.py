@@ -112,7 +112,7 @@ def run_folder(path: Path) -> RunFolder:
     """A run with every table that has a figure."""
     folder = RunFolder(path)
     path.mkdir(parents=True)
-    (path / "manifest.json").write_text(json.dumps({"model": "made-up <model>"}))
+    (path / "manifest.json").write_text(json.dumps({"model": "made-up <model>", "config_hash": "none"}))
     for name, table in {
         "conditions": conditions(), "paired_differences": paired(), "ablation_scan": scan(), "logit_lens": lens(),
         "logit_attribution": attribution(),
