@@ -17,6 +17,7 @@ from backtracking.core.shape_draws import shape_matched_draws
 from backtracking.core.sites import Site
 from backtracking.experiments.study import Study, receipts_table
 from backtracking.measures.ablation_scan import AblationScan, ablation_scan
+from backtracking.measures.attribution import LogitAttribution, logit_attribution
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_points import DecisionPoints, decision_points
 from backtracking.measures.logit_lens import LogitLens, logit_lens
@@ -51,6 +52,7 @@ class Phase1:
     formatting: VariantComparison
     points: DecisionPoints
     lens: LogitLens
+    attribution: LogitAttribution
     scan: AblationScan
     selection: SelectedSites
     comparison: ConditionComparison
@@ -66,12 +68,14 @@ def run_phase1(study: Study) -> Phase1:
         generate(study, variant=variant.name)
     formatting = formatting_sweep(study)
     points = decide(study)
-    lens = read_lens(study, points)
+    lens, attribution = read_lens(study, points), attribute_logits(study, points)
     scan, selection = scan_ablations(study, points)
     completions = sample_arms(study)
     comparison, targeted = compare(study, completions)
     events, onsets = detect(study)
-    return Phase1(study, events, onsets, formatting, points, lens, scan, selection, comparison, targeted, completions)
+    return Phase1(
+        study, events, onsets, formatting, points, lens, attribution, scan, selection, comparison, targeted, completions
+    )
 
 
 def generate(study: Study, *, variant: str | None = None) -> Completions:
@@ -150,6 +154,14 @@ def read_lens(study: Study, points: DecisionPoints | None = None) -> LogitLens:
     """The logit lens at onsets and at their controls."""
     found = logit_lens(study.model, points or decide(study))
     study.folder.save_table("logit_lens", found.to_pandas(seed=study.config.run.seed))
+    return found
+
+
+def attribute_logits(study: Study, points: DecisionPoints | None = None) -> LogitAttribution:
+    """What every layer and head writes directly into the logits of the triggers, at onsets and at their controls."""
+    triggers = tokens_that_begin(study.model.tokenizer, study.config.lexicon().strict)
+    found = logit_attribution(study.model, points or decide(study), trigger_ids=triggers)
+    study.folder.save_table("logit_attribution", found.to_pandas(seed=study.config.run.seed))
     return found
 
 

@@ -109,6 +109,14 @@ def logit_lens(config: Config, run_id: RunId = None, quiet: Quiet = False, as_js
     phase1_step(config, run_id, "read_lens", "logit_lens", quiet=quiet, as_json=as_json)
 
 
+def logit_attribution(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Say what each layer and head writes directly into the triggers' logits, beside matched controls.
+
+    Example: backtracking logit-attribution --config configs/organism_phase1.yaml
+    """
+    phase1_step(config, run_id, "attribute_logits", "logit_attribution", quiet=quiet, as_json=as_json)
+
+
 def ablation_scan(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Ablate every layer at every decision and select the sites that write the trigger.
 
@@ -165,6 +173,7 @@ COMMANDS: dict[str, Any] = {
     "generate": generate,
     "detect-events": detect_events,
     "logit-lens": logit_lens,
+    "logit-attribution": logit_attribution,
     "ablation-scan": ablation_scan,
     "compare-conditions": compare_conditions,
     "formatting-sweep": formatting_sweep,

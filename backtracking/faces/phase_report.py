@@ -17,6 +17,7 @@ from backtracking.measures.conditions import ConditionComparison
 from backtracking.model.tokens import tokens_that_begin
 
 QUANTITY = "trigger_log_prob"
+_WRITERS = 12
 
 
 def write_phase_report(first: Phase1, second: Phase2 | None) -> tuple[Path, Path]:
@@ -157,7 +158,7 @@ def _warnings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
 def _phase1_grids(first: Phase1) -> tuple[Grid, ...]:
     scan = first.scan.to_pandas()
     scan = scan.loc[scan["quantity"] == QUANTITY].sort_values(by="change")
-    lens = first.lens.to_pandas()
+    lens, written = first.lens.to_pandas(), first.attribution.to_pandas(seed=first.study.config.run.seed)
     grids = [
         folded(
             "Ablation scan",
@@ -210,6 +211,15 @@ def _phase1_grids(first: Phase1) -> tuple[Grid, ...]:
             "Log-probability of the onset token (nats) by layer, at onsets and at controls read for the same token.",
             lens.loc[lens["quantity"] == "log_prob"],
             ("layer", "event", "control", "difference", "q", "pairs"),
+        ),
+        folded(
+            "Which components write it directly",
+            "Direct logit attribution: what a component itself adds to the mean logit of the triggers less that of "
+            f"all other tokens; the {_WRITERS} with the largest difference between onsets and controls of all "
+            f"{len(written)} in tables/logit_attribution.csv; a head is a part of its layer's attn. q: Benjamini and "
+            "Hochberg over all.",
+            written.sort_values("difference", key=abs, ascending=False).head(_WRITERS),
+            ("component", "event", "control", "difference", "q", "pairs"),
         ),
     ]
     if first.targeted is not None:

@@ -57,6 +57,7 @@ def figures_of_run(
         "paired_differences": drawn("paired_differences", draw.paired_differences),
         "ablation_scan": drawn("ablation_scan", draw.scan_by_layer),
         "logit_lens": drawn("logit_lens", draw.lens_by_layer),
+        "logit_attribution": drawn("logit_attribution", draw.attribution_by_layer),
         "tradeoff": drawn("tradeoff", draw.tradeoff_plane),
         "subset_sweep": drawn(
             "subset_sweep_paired", partial(draw.paired_differences, title="Subsets of the selected sites")

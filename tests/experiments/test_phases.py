@@ -21,7 +21,7 @@ from backtracking.faces.commands import app
 from backtracking.faces.phase_report import compose_phases, write_phase_report
 
 TABLES = (
-    "formatting", "decision_points", "logit_lens", "ablation_scan", "conditions",
+    "formatting", "decision_points", "logit_lens", "logit_attribution", "ablation_scan", "conditions",
     "paired_differences", "receipts", "self_check", "targeted_against_random", "baseline_metrics",
     "subset_sweep", "subset_sweep_paired", "subset_sweep_behaviour", "scale_sweep",
     "scale_sweep_paired", "tradeoff", "continuation_ablation", "forks", "fork_differences",

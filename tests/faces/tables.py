@@ -53,6 +53,16 @@ def lens() -> pd.DataFrame:
     return frame.assign(**_shares(rng, ("event", "control"), layers, signed=True))
 
 
+def attribution() -> pd.DataFrame:
+    """As of a model with two layers, one head each, read back from a file: layers are floats there."""
+    parts = [("embedding", None, None), ("attn", 0, None), ("mlp", 0, None), ("attn", 1, None), ("mlp", 1, None),
+             ("rest", None, None), ("head", 0, 0), ("head", 1, 0)]  # fmt: skip
+    names = ["embedding", "attn.0", "mlp.0", "attn.1", "mlp.1", "rest", "attn.0.h0", "attn.1.h0"]
+    frame = pd.DataFrame(parts, columns=["part", "layer", "head"]).assign(component=names)
+    frame = frame.assign(difference=[0.5, -0.25, 0.0, 1.5, -3.0, 0.0, -0.5, 1.25], q=[1, 1, 0.2, 0.01, 0.05, 1, 0.3, 1])
+    return frame.assign(events=240, pairs=240, problems=60, target="triggers")
+
+
 def trade() -> pd.DataFrame:
     rng, factors = np.random.default_rng(3), [0.0, 0.25, 0.5, 0.75]
     frame = pd.DataFrame({"condition": [f"scale: {f:g}" for f in factors], "factor": factors, "pairs": 240})
@@ -105,6 +115,7 @@ def run_folder(path: Path) -> RunFolder:
     (path / "manifest.json").write_text(json.dumps({"model": "made-up <model>", "config_hash": "none"}))
     for name, table in {
         "conditions": conditions(), "paired_differences": paired(), "ablation_scan": scan(), "logit_lens": lens(),
+        "logit_attribution": attribution(),
         "tradeoff": trade(), "targeted_against_random": random_draws(), "subset_sweep_paired": paired(),
         "scale_sweep_paired": paired(), "scale_sweep_flows": flows(),
         "formatting": conditions(("a", "b"), kind="variant"),
@@ -116,5 +127,5 @@ def run_folder(path: Path) -> RunFolder:
 
 FIGURES = {
     "targeted_among_random", "rates_by_condition", "paired_differences", "ablation_scan", "logit_lens", "tradeoff",
-    "subset_sweep", "scale_sweep", "answer_flows", "formatting", "onset_positions", "token_strip",
+    "logit_attribution", "subset_sweep", "scale_sweep", "answer_flows", "formatting", "onset_positions", "token_strip",
 }  # fmt: skip

@@ -103,6 +103,20 @@ def test_the_scan_shows_each_cell_once_with_a_star_where_q_is_small():
     assert cells.zmax == -cells.zmin == 2.0
 
 
+def test_the_attribution_shows_layers_and_heads_with_a_star_where_q_is_small():
+    cells = draw.attribution_by_layer(tables.attribution()).data[0]
+    assert list(cells.y) == ["attn", "mlp", "head 0"]
+    assert [list(line) for line in cells.z] == [[-0.25, 1.5], [0.0, -3.0], [-0.5, 1.25]]
+    assert [["★" in mark for mark in line] for line in cells.text] == [[False, True], [False, True], [False, False]]
+    assert cells.zmax == -cells.zmin == 3.0
+
+
+def test_an_attribution_without_controls_is_drawn_empty():
+    table = tables.attribution().assign(difference=float("nan"), q=float("nan"), pairs=0)
+    cells = draw.attribution_by_layer(table).data[0]
+    assert {value for line in cells.z for value in line} == {None}
+
+
 def test_lens_curves_and_bands_are_those_of_the_table():
     table = tables.lens()
     band, curve, control_band, control = draw.lens_by_layer(table).data

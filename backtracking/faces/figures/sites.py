@@ -1,4 +1,4 @@
-"""Where the trigger is written: the ablation scan and the logit lens."""
+"""Where the trigger is written: the ablation scan, the logit lens and direct logit attribution."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from backtracking.faces.figures.style import Theme, laid_out, of_model, palette
 from backtracking.measures.ablation_scan import AblationScan
+from backtracking.measures.attribution import LogitAttribution
 from backtracking.measures.logit_lens import LogitLens
 
 SIGNIFICANT = 0.05
@@ -30,27 +31,8 @@ def scan_by_layer(
         theme: Light or dark.
     """
     table = scan if isinstance(scan, pd.DataFrame) else scan.to_pandas()
-    rows, colours = table.loc[table["quantity"] == quantity].to_dict("records"), palette(theme)
-    names = [_lane(row) for row in rows]
-    lanes, layers = list(dict.fromkeys(names)), sorted({int(row["layer"]) for row in rows})
-    values: list[list[float | None]] = [[None] * len(layers) for _ in lanes]
-    marks = [[""] * len(layers) for _ in lanes]
-    for lane, row in zip(names, rows, strict=True):
-        place = lanes.index(lane), layers.index(int(row["layer"]))
-        values[place[0]][place[1]] = row["change"]
-        number = f"{row['change']:+.1f}<br>".replace("-", "−") if len(layers) <= _LAYERS_WITH_NUMBERS else ""
-        marks[place[0]][place[1]] = number + ("★" if row["q"] <= SIGNIFICANT else " ")
-    limit = max(abs(value) for line in values for value in line if value is not None) or 1.0
-    figure = go.Figure(
-        go.Heatmap(
-            z=values, x=[str(layer) for layer in layers], y=lanes, text=marks, texttemplate="%{text}",
-            textfont={"size": 11}, zmin=-limit, zmax=limit, xgap=2, ygap=2,
-            colorscale=[[0, colours.second], [0.5, colours.middle], [1, colours.first]],
-            colorbar={"orientation": "h", "thickness": 10, "y": 0, "yref": "container", "yanchor": "bottom",
-                      "ticksuffix": " nats", "nticks": 5},
-            hovertemplate="%{y}, layer %{x}: %{z:+.2f} nats<extra></extra>",
-        )
-    )  # fmt: skip
+    rows = table.loc[table["quantity"] == quantity].to_dict("records")
+    figure, lanes = _heat_map(rows, "change", unit="nats", theme=theme)
     laid_out(
         figure,
         theme=theme,
@@ -59,11 +41,38 @@ def scan_by_layer(
         f"it; n = {rows[0]['events']} onsets of {rows[0]['problems']} problems; ★ q ≤ {SIGNIFICANT} (Benjamini and "
         "Hochberg), tests clustered by problem",
         x="layer",
-        height=40 + 36 * len(lanes),
+        height=40 + 36 * lanes,
         below=40,
     )
-    figure.update_xaxes(type="category", showgrid=False)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure
+
+
+def attribution_by_layer(
+    attribution: LogitAttribution | pd.DataFrame, *, model: str | None = None, theme: Theme = "light"
+) -> go.Figure:
+    """Heat map of a direct logit attribution, onsets minus their controls: attention, MLP and heads by layer.
+
+    Args:
+        attribution: The result, or its `to_pandas()`.
+        model: Named in the caption.
+        theme: Light or dark.
+    """
+    table = attribution if isinstance(attribution, pd.DataFrame) else attribution.to_pandas()
+    rows = table.loc[table["layer"].notna()].sort_values(["head", "layer"], na_position="first").to_dict("records")
+    rows = [row | {"component": row["part"]} for row in rows]
+    figure, lanes = _heat_map(rows, "difference", unit="logits", theme=theme)
+    read = "the onset's token" if rows[0]["target"] == "token" else "the triggers"
+    laid_out(
+        figure,
+        theme=theme,
+        title="Which components write it directly?",
+        caption=f"{of_model(model)}direct logit attribution of {read}, onsets less matched controls, blue: it writes "
+        f"more of it at onsets; heads are parts of attn; n = {rows[0]['pairs']} pairs, {rows[0]['problems']} problems; "
+        f"★ q ≤ {SIGNIFICANT} (Benjamini and Hochberg), tests clustered by problem",
+        x="layer",
+        height=40 + 36 * lanes,
+        below=40,
+    )
     return figure
 
 
@@ -109,6 +118,35 @@ def lens_by_layer(
     if len(layers) <= 12:
         figure.update_xaxes(dtick=1)
     return figure
+
+
+def _heat_map(rows: list[dict[Any, Any]], value: str, *, unit: str, theme: Theme) -> tuple[go.Figure, int]:
+    """Cells of components or heads by layer, a star where `q` is small, on a scale that is the same on both sides."""
+    colours, names = palette(theme), [_lane(row) for row in rows]
+    lanes, layers = list(dict.fromkeys(names)), sorted({int(row["layer"]) for row in rows})
+    values: list[list[float | None]] = [[None] * len(layers) for _ in lanes]
+    marks = [[""] * len(layers) for _ in lanes]
+    for lane, row in zip(names, rows, strict=True):
+        if pd.isna(row[value]):
+            continue
+        place = lanes.index(lane), layers.index(int(row["layer"]))
+        values[place[0]][place[1]] = row[value]
+        number = f"{row[value]:+.1f}<br>".replace("-", "−") if len(layers) <= _LAYERS_WITH_NUMBERS else ""
+        marks[place[0]][place[1]] = number + ("★" if row["q"] <= SIGNIFICANT else " ")
+    limit = max((abs(each) for line in values for each in line if each is not None), default=0.0) or 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            z=values, x=[str(layer) for layer in layers], y=lanes, text=marks, texttemplate="%{text}",
+            textfont={"size": 11}, zmin=-limit, zmax=limit, xgap=2, ygap=2,
+            colorscale=[[0, colours.second], [0.5, colours.middle], [1, colours.first]],
+            colorbar={"orientation": "h", "thickness": 10, "y": 0, "yref": "container", "yanchor": "bottom",
+                      "ticksuffix": f" {unit}", "nticks": 5},
+            hovertemplate="%{y}, layer %{x}: %{z:+.2f} " + unit + "<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure, len(lanes)
 
 
 def _lane(row: dict[Any, Any]) -> str:
