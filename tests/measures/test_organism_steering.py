@@ -41,15 +41,16 @@ def test_outcomes_are_read_off_the_truth_of_each_step():
 @pytest.fixture(scope="module")
 def organism():
     model = load_model("organism")
-    return model, organism_directions(model, problems=90, samples=2, layers=(5,), plain_layers=())
+    return model, organism_directions(model, layers=(5,), plain_layers=())
 
 
 def test_it_raises_and_negated_lowers_justified_backtracking_on_problems_it_was_not_found_on(organism):
     model, found = organism
-    problems = organism_problems(120)
+    problems = organism_problems(150)
     assert not {problem.id for problem in problems} & set(found.doubts[0].fitted_on)
     arms = [NO_STEERING, *direction_arms(found.doubts[0], (0.5,))]
-    completions = sample(model, problems, conditions=[arm.condition for arm in arms], max_new_tokens=220, top_p=1.0)
+    conditions = [arm.condition for arm in arms]
+    completions = sample(model, problems, conditions=conditions, samples=2, max_new_tokens=220, top_p=1.0)
     rows = measure_half("report", completions, problems, arms, outcomes=OUTCOMES, seed=0)
     change = {(row.outcome, row.magnitude): row.change for row in rows if row.role == "direction"}
     # The rate without steering is about 0.75 and its ceiling 0.9 (what a check that errs too does not show).
