@@ -37,7 +37,7 @@ def steering_curve(sweep: SteeringSweep, *, outcomes: tuple[str, ...] | None = N
         "Steering, on problems that chose nothing",
         f"{str(first['label'])};<br>{len(sweep.report_problems)} problems, 95 % intervals by problem;<br>"
         f"grey: 95 % of {sweep.draws} random directions ({names[0]})",
-        x="magnitude (1 = difference of means)",
+        x="magnitude (in lengths)",
         y="share (%)",
         height=500,
     )
@@ -174,6 +174,6 @@ def _laid_out(figure: go.Figure, title: str, caption: str, *, x: str, y: str, he
         yaxis={"title": y, "automargin": True, "zeroline": False},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         height=height,
-        margin={"l": 10, "r": 20, "t": 135, "b": 120},
+        margin={"l": 10, "r": 20, "t": 155, "b": 120},
     )
     return figure
