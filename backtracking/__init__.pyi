@@ -43,6 +43,7 @@ from backtracking.faces.notebook import show_tokens
 from backtracking.measures.ablation_scan import ablation_scan
 from backtracking.measures.activation_patching import activation_patching
 from backtracking.measures.attention_patterns import attention_patterns
+from backtracking.measures.attribution import LogitAttribution, logit_attribution
 from backtracking.measures.attribution_patching import attribution_patching
 from backtracking.measures.baseline_metrics import baseline_metrics
 from backtracking.measures.behaviour import word_or_behaviour
@@ -50,17 +51,30 @@ from backtracking.measures.circuits import find_circuit
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_ablation import decision_ablation
 from backtracking.measures.decision_points import decision_points
+from backtracking.measures.dictionaries import feature_ablation, feature_scan
+from backtracking.measures.direction_readings import direction_cosine, unembedding_score
 from backtracking.measures.forks import compare_forks
+from backtracking.measures.lead_time import LeadTime, lead_time
 from backtracking.measures.logit_lens import logit_lens
 from backtracking.measures.onset_positions import onset_positions
 from backtracking.measures.path_patching import path_patching
+from backtracking.measures.point_activations import PointActivations, read_points
 from backtracking.measures.random_draws import targeted_against_random
 from backtracking.measures.receiver_heads import receiver_heads
+from backtracking.measures.steering import SteeringSampling, SteeringSweep, steering_sweep
+from backtracking.measures.steering_controls import (
+    behaviour_points,
+    other_direction,
+    random_directions,
+    self_direction,
+)
+from backtracking.measures.steering_directions import Direction, combined_direction, steering_direction
 from backtracking.measures.traces import Trace, measure_traces
 from backtracking.measures.tradeoff import tradeoff
 from backtracking.measures.trigger_probability import trigger_probability
 from backtracking.measures.variants import compare_variants
 from backtracking.model.activations import ActivationStore, cache_activations, sample_and_cache
+from backtracking.model.dictionaries import SparseDictionary, TopKSettings, load_dictionary, train_topk
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits, sample
@@ -91,6 +105,7 @@ __all__ = [
     "Condition",
     "ConditionComparison",
     "Config",
+    "Direction",
     "Estimate",
     "Event",
     "FetchedDataset",
@@ -99,12 +114,15 @@ __all__ = [
     "HubSnapshot",
     "ImportedRun",
     "InputError",
+    "LeadTime",
     "Lexicon",
+    "LogitAttribution",
     "MissingFileError",
     "NewExperiment",
     "Onset",
     "OnsetRow",
     "PairedDesign",
+    "PointActivations",
     "Problem",
     "Project",
     "Prompting",
@@ -117,8 +135,12 @@ __all__ = [
     "Scale",
     "SecretError",
     "Site",
+    "SparseDictionary",
     "StartingPoint",
+    "SteeringSampling",
+    "SteeringSweep",
     "Study",
+    "TopKSettings",
     "Trace",
     "UnknownSiteError",
     "VARIANTS",
@@ -132,16 +154,21 @@ __all__ = [
     "attribution_patching",
     "backup",
     "baseline_metrics",
+    "behaviour_points",
     "benjamini_hochberg",
     "cache_activations",
     "clustered_rate",
+    "combined_direction",
     "compare_conditions",
     "compare_forks",
     "compare_variants",
     "decision_ablation",
     "decision_points",
     "detect_events",
+    "direction_cosine",
     "examine",
+    "feature_ablation",
+    "feature_scan",
     "fetch_dataset",
     "fetch_model",
     "find_circuit",
@@ -154,9 +181,12 @@ __all__ = [
     "has_backtracking",
     "holm",
     "import_run",
+    "lead_time",
     "load_config",
+    "load_dictionary",
     "load_model",
     "load_problems",
+    "logit_attribution",
     "logit_lens",
     "measure_traces",
     "minimum_detectable",
@@ -167,13 +197,16 @@ __all__ = [
     "onset_positions",
     "onsets_of",
     "open_study",
+    "other_direction",
     "paired_difference",
     "paired_p_value",
     "parse_intervention",
     "path_patching",
     "power",
     "prepare_environment",
+    "random_directions",
     "read_answer",
+    "read_points",
     "read_snapshot",
     "receiver_heads",
     "redact",
@@ -185,12 +218,17 @@ __all__ = [
     "sample_and_cache",
     "scan_files",
     "self_check",
+    "self_direction",
     "show_tokens",
     "snapshot_run",
     "starting_point",
+    "steering_direction",
+    "steering_sweep",
     "targeted_against_random",
     "tokens_that_begin",
     "tradeoff",
+    "train_topk",
     "trigger_probability",
+    "unembedding_score",
     "word_or_behaviour",
 ]
