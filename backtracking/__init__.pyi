@@ -43,6 +43,7 @@ from backtracking.faces.notebook import show_tokens
 from backtracking.measures.ablation_scan import ablation_scan
 from backtracking.measures.activation_patching import activation_patching
 from backtracking.measures.attention_patterns import attention_patterns
+from backtracking.measures.attribution import LogitAttribution, logit_attribution
 from backtracking.measures.attribution_patching import attribution_patching
 from backtracking.measures.baseline_metrics import baseline_metrics
 from backtracking.measures.behaviour import word_or_behaviour
@@ -110,6 +111,7 @@ __all__ = [
     "InputError",
     "LeadTime",
     "Lexicon",
+    "LogitAttribution",
     "MissingFileError",
     "NewExperiment",
     "Onset",
@@ -179,6 +181,7 @@ __all__ = [
     "load_dictionary",
     "load_model",
     "load_problems",
+    "logit_attribution",
     "logit_lens",
     "measure_traces",
     "minimum_detectable",

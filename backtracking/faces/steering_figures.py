@@ -3,11 +3,12 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from backtracking.faces.figures import BACKTRACKING, FONT, RIGHT
+from backtracking.faces.figures.style import FONT, palette
 from backtracking.measures.lead_time import LeadTime
 from backtracking.measures.steering import SteeringSweep
 
 GREY = "#6E6E6E"
+BACKTRACKING, RIGHT = palette("light").first, palette("light").second
 PURPLE = "#AA3377"
 _COLOURS = (BACKTRACKING, RIGHT, "#007A5E", PURPLE)
 
