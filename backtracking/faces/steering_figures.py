@@ -22,25 +22,22 @@ def steering_curve(sweep: SteeringSweep, *, outcomes: tuple[str, ...] | None = N
     names = outcomes or (sweep.target,)
     table = sweep.to_pandas("report")
     figure = go.Figure()
-    random = table[(table["role"] == "random") & (table["outcome"] == names[0])]
     _random_range(figure, sweep, table, names[0])
     for name, colour in zip(names, _COLOURS, strict=False):
-        of = table[table["outcome"] == name]
-        base = of[of["role"] == "baseline"].assign(magnitude=0.0)
-        line = pd.concat([of[of["role"] == "direction"], base]).sort_values("magnitude")
+        line = table.query("outcome == @name and role in ('baseline', 'direction')")
+        line = line.fillna({"magnitude": 0.0}).sort_values("magnitude")
         figure.add_scatter(
             x=line["magnitude"], y=100 * line["share"], name=name, mode="lines+markers",
             line={"color": colour, "width": 2.5 if name == names[0] else 1.5}, marker={"size": 8},
             error_y=_bars(line, "share"), hovertemplate="×%{x:g}: %{y:.1f} %<extra>" + name + "</extra>",
         )  # fmt: skip
     first = table[(table["outcome"] == names[0]) & (table["role"] == "direction")].iloc[0]
-    draws = random.groupby("magnitude").size()
     return _laid_out(
         figure,
         "Steering, on problems that chose nothing",
         f"{str(first['label'])};<br>{len(sweep.report_problems)} problems, 95 % intervals by problem;<br>"
-        f"grey: 95 % of {int(draws.min())} random directions ({names[0]})",
-        x="magnitude (1 = difference of means)",
+        f"grey: 95 % of {sweep.draws} random directions ({names[0]})",
+        x="magnitude (in lengths)",
         y="share (%)",
         height=500,
     )
@@ -114,7 +111,7 @@ def feature_scatter(table: pd.DataFrame, *, named: int = 6) -> go.Figure:
     """
     figure = go.Figure()
     for found, label in ((False, "q > 0.05"), (True, "q ≤ 0.05 (Benjamini and Hochberg)")):
-        rows = table[(table["q"] <= 0.05) == found]
+        rows = table.query("q <= 0.05" if found else "not q <= 0.05")
         figure.add_scatter(
             x=rows["control"], y=rows["event"], mode="markers", name=label,
             marker={"size": 9 if found else 7, "color": BACKTRACKING if found else GREY,
@@ -177,6 +174,6 @@ def _laid_out(figure: go.Figure, title: str, caption: str, *, x: str, y: str, he
         yaxis={"title": y, "automargin": True, "zeroline": False},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         height=height,
-        margin={"l": 10, "r": 20, "t": 135, "b": 120},
+        margin={"l": 10, "r": 20, "t": 155, "b": 120},
     )
     return figure

@@ -122,6 +122,11 @@ def steer_organism(
     """Sweep the directions over problems of the evaluation side; the target is justified backtracking.
 
     The controls are the difference between two halves of the controls, and the direction to check sentences alone.
+
+    With `organism_directions(model, layers=(5,), plain_layers=())` and `problems=600, samples=1, magnitudes=(0.5,)` the
+    report half has 76 % [70, 83] without steering, 89 % [84, 94] at +0.5, 30 % [24, 37] at -0.5: lowered by 46 points
+    and raised by 13, both outside the range of 20 random directions (-17 to +7). It cannot be raised by 20: a check
+    that errs as the step did shows nothing, so about 90 % is all there is without triggers at right steps too.
     """
     like = found.doubts[-1]
     controls = (

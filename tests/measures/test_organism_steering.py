@@ -1,10 +1,13 @@
-"""On the organism one direction raises and, negated, lowers justified backtracking by 20 points each."""
+"""On the organism one direction raises and, negated, lowers justified backtracking, beyond random directions."""
 
 import pytest
 
 from backtracking.core.completions import Completion
 from backtracking.measures.organism_steering import (
+    CHECKED,
     JUSTIFIED,
+    OUTCOMES,
+    WELL_FORMED,
     checked,
     justified,
     organism_directions,
@@ -12,7 +15,11 @@ from backtracking.measures.organism_steering import (
     unjustified,
     well_formed,
 )
+from backtracking.measures.steering_arms import NO_STEERING, direction_arms
+from backtracking.measures.steering_outcomes import measure_half
 from backtracking.model.loading import load_model
+from backtracking.model.organism.problems import organism_problems
+from backtracking.model.sampling import sample
 
 
 def completion(text: str) -> Completion:
@@ -32,21 +39,31 @@ def test_outcomes_are_read_off_the_truth_of_each_step():
 
 
 @pytest.fixture(scope="module")
-def sweep():
+def organism():
     model = load_model("organism")
-    found = organism_directions(model, problems=90, samples=2, layers=(5,), plain_layers=())
-    return steer_organism(model, found, problems=90, samples=1, magnitudes=(0.6,), most_broken=0.2)
+    return model, organism_directions(model, layers=(5,), plain_layers=())
 
 
-def test_it_raises_and_negated_lowers_justified_backtracking_by_20_points_on_problems_not_used(sweep):
-    assert sweep.chosen is not None and (sweep.chosen.raising, sweep.chosen.lowering) == (0.6, -0.6)
-    up, down = sweep.row(0.6), sweep.row(-0.6)
-    assert up.change.value >= 0.20 and down.change.value <= -0.20
-    assert up.p < 0.05 and down.p < 0.05
-    assert not set(sweep.report_problems) & set(sweep.selection_problems)
+def test_it_raises_and_negated_lowers_justified_backtracking_on_problems_it_was_not_found_on(organism):
+    model, found = organism
+    problems = organism_problems(150)
+    assert not {problem.id for problem in problems} & set(found.doubts[0].fitted_on)
+    arms = [NO_STEERING, *direction_arms(found.doubts[0], (0.5,))]
+    conditions = [arm.condition for arm in arms]
+    completions = sample(model, problems, conditions=conditions, samples=2, max_new_tokens=220, top_p=1.0)
+    rows = measure_half("report", completions, problems, arms, outcomes=OUTCOMES, seed=0)
+    change = {(row.outcome, row.magnitude): row.change for row in rows if row.role == "direction"}
+    # The rate without steering is about 0.75 and its ceiling 0.9 (what a check that errs too does not show).
+    assert change[JUSTIFIED, 0.5].low > 0.05 and change[JUSTIFIED, -0.5].value < -0.3
+    assert change[CHECKED, 0.5].low > 0 and change[CHECKED, -0.5].high < 0
+    assert abs(change[WELL_FORMED, 0.5].value) < 0.05 and abs(change[WELL_FORMED, -0.5].value) < 0.05
 
 
-def test_both_are_beyond_the_range_of_random_directions_of_the_same_length(sweep):
-    ranks = {each.magnitude: each for each in sweep.ranks if each.outcome == JUSTIFIED}
-    assert ranks[0.6].rank.effect > ranks[0.6].rank.high and ranks[-0.6].rank.effect < ranks[-0.6].rank.low
-    assert ranks[0.6].rank.draws == 20
+@pytest.mark.slow
+def test_both_are_beyond_the_range_of_random_directions_of_the_same_length(organism):
+    model, found = organism
+    sweep = steer_organism(model, found, problems=300, samples=1, magnitudes=(0.5,))
+    assert sweep.chosen is not None
+    ranks = {each.magnitude: each.rank for each in sweep.ranks if each.outcome == JUSTIFIED}
+    assert ranks[0.5].effect > ranks[0.5].high and ranks[-0.5].effect < ranks[-0.5].low
+    assert ranks[0.5].draws == 20
