@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.power import PairedDesign, minimum_detectable
 from backtracking.experiments.config import Config
+from backtracking.experiments.models import open_model
 from backtracking.experiments.study import problems_of, settings_of
-from backtracking.model.loading import load_model
 from backtracking.model.sampling import sample_units
 from backtracking.model.sampling.memory import GIB, MemoryPlan
 from backtracking.model.sampling.plan import Settings, plan_rows
@@ -89,14 +89,7 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2)) -> P
         InputError: Something in the config cannot be used.
     """
     problems = problems_of(config)
-    section = config.model
-    model = load_model(
-        section.hf_id,
-        device=section.device,
-        dtype=section.torch_dtype,
-        revision=section.revision,
-        trust_remote_code=section.trust_remote_code,
-    )
+    model = open_model(config.model)
     settings, samples = settings_of(config), config.generation.num_samples_per_prompt
     options = {"variant": config.variant(), "prompting": config.prompts()}
     conditions: tuple[Condition, ...] = config.arms() if config.conditions else (BASELINE,)

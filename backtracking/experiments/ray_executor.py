@@ -1,0 +1,269 @@
+"""Units of work on the workers of a Ray cluster, each an actor that holds the model.
+
+A worker has one unit at a time, so no more units are in flight than there are workers. What dies is replaced, and its
+unit given to another: a unit is the same whoever samples it, so nothing is lost but time. Only a unit that fails by
+itself `ATTEMPTS` times is given up; a machine that is taken away is not held against the unit it had.
+"""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from backtracking.core.errors import InputError
+from backtracking.experiments.executors import ATTEMPTS, Driver, Failed, Job, Sampled, Say, Unit
+from backtracking.experiments.ray_worker import Loaded, Worker
+from backtracking.experiments.remote_store import RemoteStore
+
+PULSE = 20.0
+"""Seconds after which a driver that waits gives a sign of life."""
+OBJECTS = 256 * 2**20
+"""Bytes that Ray keeps of units on their way, where it is started here."""
+LOST_STARTS = 3
+"""Workers, for each one wanted, that may die one after the other before the first is ready."""
+
+
+@dataclass
+class _Held:
+    """A worker, and what it is at."""
+
+    name: str
+    actor: Any
+    loaded: Loaded | None = None
+    """None until the model is loaded."""
+    unit: Unit | None = None
+
+
+@dataclass
+class RayExecutor:
+    """A cluster, or this machine as one."""
+
+    address: str | None = None
+    """`auto`, or host:port of the head node; None starts Ray on this machine alone."""
+    workers: int | None = None
+    """Actors; one per GPU if not given, or one per machine where there is none."""
+    threads: int | None = None
+    """Processor threads of each; an equal share of the cluster's if not given."""
+    gpus: int = 1
+    """Of each worker, where the cluster has any; more than one for a model with a device_map."""
+    store: RemoteStore | None = None
+    """Where workers write what is done, besides giving it to the driver."""
+    attempts: int = ATTEMPTS
+    _held: dict[Any, _Held] = field(default_factory=dict, init=False)
+    """Workers, by what they were asked last and have not answered."""
+    _idle: list[_Held] = field(default_factory=list, init=False)
+    _job: Job | None = field(default=None, init=False)
+    _reference: Any = field(default=None, init=False)
+    _started: int = field(default=0, init=False)
+    _lost: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, before anything is loaded.
+
+        Raises:
+            InputError: Ray is missing, or a number or an address cannot be used.
+        """
+        if find_spec("ray") is None:
+            raise InputError("the executor ray needs Ray; run: pip install backtracking[ray]")
+        for name, value in (("workers", self.workers), ("threads", self.threads), ("gpus", self.gpus)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; at least 1 is needed")
+        if self.address is not None and self.address.startswith("ray://"):
+            raise InputError(
+                f"{self.address} is an address for Ray's remote client; run the command on a machine of the cluster "
+                "and give --address auto"
+            )
+        if self.store is not None:
+            self.store.check()
+
+    def run(self, units: Sequence[Unit], job: Job, driver: Driver) -> Iterator[Sampled | Failed]:
+        """Give each unit's completions as soon as a worker has them, or what the store has of an earlier driver.
+
+        Raises:
+            InputError: The cluster cannot be reached, has no room, or a worker cannot do the job.
+        """
+        queue, failures = deque[Unit](), dict[str, int]()
+        for unit in units:
+            found = None if self.store is None else self.store.load(unit)
+            if found is None:
+                queue.append(unit)
+            else:
+                yield Sampled(unit, found, "store", 0.0)
+        if not queue:
+            return
+        self._connect(job, driver.say)
+        while queue or self._busy:
+            self._staff(len(queue), driver.say)
+            self._hand_out(queue)
+            for answered in self._answered(driver.beat):
+                held = self._held.pop(answered)
+                outcome = self._take(answered, held, queue, failures, driver.say)
+                self._hand_out(queue)
+                if outcome is not None:
+                    yield outcome
+
+    def close(self) -> None:
+        """End the workers, and the connection."""
+        if self._job is None:
+            return
+        import ray
+
+        for held in [*self._held.values(), *self._idle]:
+            ray.kill(held.actor)
+        self._held.clear()
+        self._idle.clear()
+        self._job = self._reference = None
+        ray.shutdown()
+
+    def _connect(self, job: Job, say: Say) -> None:
+        """Connect where that has not been done, and see that workers with this job can be had."""
+        if job == self._job:
+            return
+        self.close()
+        cluster = _connect(self.address)
+        import ray
+
+        self._size(cluster, job)
+        self._job, self._reference = job, ray.put(job)
+        say("cluster", machines=len(cluster), workers=self.workers, threads=self.threads, gpus=self.gpus)
+
+    def _size(self, cluster: Sequence[dict[str, float]], job: Job) -> None:
+        processors, gpus = sum(each.get("CPU", 0) for each in cluster), sum(each.get("GPU", 0) for each in cluster)
+        if job.device != "cuda":
+            self.gpus = 0
+        self.workers = self.workers or max(1, int(gpus // self.gpus) if self.gpus else len(cluster))
+        most = int(max(each.get("CPU", 0) for each in cluster))
+        self.threads = self.threads or max(1, min(most, int(processors // self.workers)))
+        room = sum(self._fitting(each) for each in cluster)
+        if not room or (room < self.workers and self.address is None):
+            raise InputError(
+                f"there is room for {room} workers of {self.threads} processors and {self.gpus} GPUs, and "
+                f"{self.workers} are asked for; ask for fewer, or add machines"
+            )
+
+    def _fitting(self, machine: dict[str, float]) -> int:
+        """How many workers have room on a machine."""
+        by_processors = int(machine.get("CPU", 0) // (self.threads or 1))
+        return min(by_processors, int(machine.get("GPU", 0) // self.gpus)) if self.gpus else by_processors
+
+    @property
+    def _busy(self) -> int:
+        return sum(held.unit is not None for held in self._held.values())
+
+    def _staff(self, waiting: int, say: Say) -> None:
+        """Start as many workers as are missing for the units that wait."""
+        import ray
+
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}}
+        options = {"num_cpus": self.threads, "num_gpus": self.gpus, "runtime_env": environment}
+        wanted = min(self.workers or 1, self._busy + waiting)
+        for _ in range(wanted - len(self._held) - len(self._idle)):
+            self._started += 1
+            actor = ray.remote(Worker).options(**options).remote(self.threads, self.store)
+            held = _Held(f"worker-{self._started}", actor)
+            self._held[actor.begin.remote(self._reference)] = held
+            say("worker started", worker=held.name)
+
+    def _hand_out(self, queue: deque[Unit]) -> None:
+        while queue and self._idle:
+            held = self._idle.pop()
+            held.unit = queue.popleft()
+            self._held[held.actor.sample.remote(held.unit)] = held
+
+    def _answered(self, beat: Callable[[], None]) -> list[Any]:
+        import ray
+
+        beat()
+        return ray.wait(list(self._held), num_returns=1, timeout=PULSE)[0]
+
+    def _take(
+        self, answered: Any, held: _Held, queue: deque[Unit], failures: dict[str, int], say: Say
+    ) -> Sampled | Failed | None:
+        """What a worker answered: that it is ready, a unit, that it failed; or that it is gone."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        unit, held.unit = held.unit, None
+        try:
+            answer = ray.get(answered)
+        except RayTaskError as error:  # raised by our own code, there
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if unit is None:
+                ray.kill(held.actor)
+                raise InputError(f"{held.name}: {_line(cause)}") from error
+            self._idle.append(held)
+            return self._again(unit, queue, failures, say, cause, counts=True)
+        except RayError as error:  # the worker is gone, or what it made was lost with its machine
+            taken = held.loaded is not None and not _is_alive(held.loaded.machine)
+            what = None if unit is None else unit.name
+            say("worker lost", level="warning", worker=held.name, unit=what, machine_lost=taken, reason=_line(error))
+            ray.kill(held.actor)
+            self._count_loss(unit, error)
+            return None if unit is None else self._again(unit, queue, failures, say, error, counts=not taken)
+        self._lost = 0
+        self._idle.append(held)
+        if isinstance(answer, Loaded):
+            held.loaded = answer
+            say("worker ready", worker=held.name, pid=answer.pid, device=answer.device, threads=answer.threads)
+            return None
+        assert unit is not None
+        completions, seconds = answer
+        return Sampled(unit, completions, held.name, seconds)
+
+    def _again(
+        self, unit: Unit, queue: deque[Unit], failures: dict[str, int], say: Say, error: BaseException, *, counts: bool
+    ) -> Failed | None:
+        failures[unit.name] = failures.get(unit.name, 0) + counts
+        if failures[unit.name] >= self.attempts:
+            return Failed(unit, failures[unit.name], _line(error))
+        say("unit again", level="warning", unit=unit.name, attempts=failures[unit.name], reason=_line(error))
+        queue.appendleft(unit)
+        return None
+
+    def _count_loss(self, unit: Unit | None, error: BaseException) -> None:
+        """Give up where workers die again and again before they are ready."""
+        self._lost += unit is None
+        if self._lost > LOST_STARTS * (self.workers or 1):
+            raise InputError(
+                f"{self._lost} workers died one after the other while loading the model ({_line(error)}); is there "
+                "memory enough for it on every machine?"
+            ) from error
+
+
+def _connect(address: str | None) -> list[dict[str, float]]:
+    """Connect to a cluster; the resources of each of its machines."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    import ray
+
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        options = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options["object_store_memory"] = OBJECTS
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR", namespace="backtracking", **options)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise InputError(
+            f"no Ray cluster at {address or 'this machine'} ({_line(error)}); start one with `ray start --head`, or "
+            "leave --address out"
+        ) from error
+    finally:
+        if before is not None:  # Ray's own handler would end the run without a word
+            signal.signal(signal.SIGTERM, before)
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _is_alive(machine: str) -> bool:
+    import ray
+
+    return any(node["NodeID"] == machine and node["Alive"] for node in ray.nodes())
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:400] if not isinstance(error, InputError) else text
