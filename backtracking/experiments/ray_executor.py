@@ -7,6 +7,7 @@ itself `ATTEMPTS` times is given up; a machine that is taken away is not held ag
 
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +58,7 @@ class RayExecutor:
     """Workers, by what they were asked last and have not answered."""
     _idle: list[_Held] = field(default_factory=list, init=False)
     _job: Job | None = field(default=None, init=False)
+    _connected: bool = field(default=False, init=False)
     _reference: Any = field(default=None, init=False)
     _started: int = field(default=0, init=False)
     _lost: int = field(default=0, init=False)
@@ -108,7 +110,7 @@ class RayExecutor:
 
     def close(self) -> None:
         """End the workers, and the connection."""
-        if self._job is None:
+        if not self._connected:
             return
         import ray
 
@@ -117,6 +119,7 @@ class RayExecutor:
         self._held.clear()
         self._idle.clear()
         self._job = self._reference = None
+        self._connected = False
         ray.shutdown()
 
     def _connect(self, job: Job, say: Say) -> None:
@@ -125,6 +128,7 @@ class RayExecutor:
             return
         self.close()
         cluster = _connect(self.address)
+        self._connected = True
         import ray
 
         self._size(cluster, job)
@@ -242,6 +246,8 @@ def _connect(address: str | None) -> list[dict[str, float]]:
     import ray
 
     options: dict[str, Any] = {"address": address}
+    if address is not None and address != "auto":
+        _require_open(address)
     if address is None:
         options = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         options["object_store_memory"] = OBJECTS
@@ -256,6 +262,22 @@ def _connect(address: str | None) -> list[dict[str, float]]:
         if before is not None:  # Ray's own handler would end the run without a word
             signal.signal(signal.SIGTERM, before)
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _require_open(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(
+            f"{address!r} is no address of a cluster; use auto, or host:port, as `ray start --head` prints it"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"nothing answers at {address} ({_line(error)}); start a cluster with `ray start --head`, or leave "
+            "--address out"
+        ) from error
 
 
 def _is_alive(machine: str) -> bool:
