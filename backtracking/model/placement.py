@@ -7,7 +7,7 @@ import importlib.util
 from typing import Any, Literal
 
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig
 
 from backtracking.core.errors import InputError
 
@@ -47,7 +47,7 @@ def placement(
     }
 
 
-def require_no_offload(module: PreTrainedModel, name: str) -> None:
+def require_no_offload(module: Any, name: str) -> None:
     """Refuse a model of which a part was put on the disk, or beside GPUs into the main memory.
 
     Raises:
