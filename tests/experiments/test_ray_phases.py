@@ -42,8 +42,8 @@ class Run:
     def drive(self, *options: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "backtracking.cli", "run", "--config", "config.yaml", "--quiet", *options]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        said = (self.folder / "said.txt").open("a")
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=said, stderr=said)
+        with (self.folder / "said.txt").open("a") as said:
+            return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=said, stderr=said)
 
     def finish(self, process: subprocess.Popen) -> None:
         assert process.wait(PATIENCE) == 0, (self.folder / "said.txt").read_text()
