@@ -88,7 +88,7 @@ class RayExecutor:
         Raises:
             InputError: The cluster cannot be reached, has no room, or a worker cannot do the job.
         """
-        queue, failures = deque[Unit](), dict[str, int]()
+        queue, failures = deque[Unit](), dict[str, list[str | None]]()
         for unit in units:
             found = None if self.store is None else self.store.load(unit)
             if found is None:
@@ -107,6 +107,18 @@ class RayExecutor:
                 self._hand_out(queue)
                 if outcome is not None:
                     yield outcome
+
+    def prepare(self, job: Job, driver: Driver) -> None:
+        """Start every worker and wait until all have the model; `run` starts those that are missing by itself.
+
+        Raises:
+            InputError: As in `run`.
+        """
+        self._connect(job, driver.say)
+        while len(self._idle) < (self.workers or 1):
+            self._staff(self.workers or 1, driver.say)
+            for answered in self._answered(driver.beat):
+                self._take(answered, self._held.pop(answered), deque(), {}, driver.say)
 
     def close(self) -> None:
         """End the workers, and the connection."""
@@ -185,7 +197,7 @@ class RayExecutor:
         return ray.wait(list(self._held), num_returns=1, timeout=PULSE)[0]
 
     def _take(
-        self, answered: Any, held: _Held, queue: deque[Unit], failures: dict[str, int], say: Say
+        self, answered: Any, held: _Held, queue: deque[Unit], failures: dict[str, list[str | None]], say: Say
     ) -> Sampled | Failed | None:
         """What a worker answered: that it is ready, a unit, that it failed; or that it is gone."""
         import ray
@@ -200,14 +212,17 @@ class RayExecutor:
                 ray.kill(held.actor)
                 raise InputError(f"{held.name}: {_line(cause)}") from error
             self._idle.append(held)
-            return self._again(unit, queue, failures, say, cause, counts=True)
+            failures.setdefault(unit.name, []).append(None)
+            return self._again(unit, queue, failures[unit.name], say, cause)
         except RayError as error:  # the worker is gone, or what it made was lost with its machine
-            taken = held.loaded is not None and not _is_alive(held.loaded.machine)
             what = None if unit is None else unit.name
-            say("worker lost", level="warning", worker=held.name, unit=what, machine_lost=taken, reason=_line(error))
+            say("worker lost", level="warning", worker=held.name, unit=what, reason=_line(error))
             ray.kill(held.actor)
             self._count_loss(unit, error)
-            return None if unit is None else self._again(unit, queue, failures, say, error, counts=not taken)
+            if unit is None or held.loaded is None:
+                return None
+            failures.setdefault(unit.name, []).append(held.loaded.machine)
+            return self._again(unit, queue, failures[unit.name], say, error)
         self._lost = 0
         self._idle.append(held)
         if isinstance(answer, Loaded):
@@ -219,12 +234,17 @@ class RayExecutor:
         return Sampled(unit, completions, held.name, seconds)
 
     def _again(
-        self, unit: Unit, queue: deque[Unit], failures: dict[str, int], say: Say, error: BaseException, *, counts: bool
+        self, unit: Unit, queue: deque[Unit], failures: Sequence[str | None], say: Say, error: BaseException
     ) -> Failed | None:
-        failures[unit.name] = failures.get(unit.name, 0) + counts
-        if failures[unit.name] >= self.attempts:
-            return Failed(unit, failures[unit.name], _line(error))
-        say("unit again", level="warning", unit=unit.name, attempts=failures[unit.name], reason=_line(error))
+        """Put a unit back, or give it up.
+
+        `failures` has one entry for each: the machine of a worker that died, None where the unit itself raised. Which
+        machines are gone shows seconds later, so all are looked at anew each time.
+        """
+        own = sum(machine is None or _is_alive(machine) for machine in failures)
+        if own >= self.attempts:
+            return Failed(unit, own, _line(error))
+        say("unit again", level="warning", unit=unit.name, failures=own, reason=_line(error))
         queue.appendleft(unit)
         return None
 
