@@ -5,10 +5,6 @@ unit given to another: a unit is the same whoever samples it, so nothing is lost
 itself `ATTEMPTS` times is given up; a machine that is taken away is not held against the unit it had.
 """
 
-import os
-import signal
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +13,12 @@ from typing import Any
 
 from backtracking.core.errors import InputError
 from backtracking.experiments.executors import ATTEMPTS, Driver, Failed, Job, Sampled, Say, Unit
+from backtracking.experiments.ray_cluster import connect, in_one_line, is_alive
 from backtracking.experiments.ray_worker import Loaded, Worker
 from backtracking.experiments.remote_store import RemoteStore
 
 PULSE = 20.0
 """Seconds after which a driver that waits gives a sign of life."""
-OBJECTS = 256 * 2**20
-"""Bytes that Ray keeps of units on their way, where it is started here."""
 LOST_STARTS = 3
 """Workers, for each one wanted, that may die one after the other before the first is ready."""
 
@@ -139,7 +134,7 @@ class RayExecutor:
         if job == self._job:
             return
         self.close()
-        cluster = _connect(self.address)
+        cluster = connect(self.address)
         self._connected = True
         import ray
 
@@ -210,13 +205,17 @@ class RayExecutor:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if unit is None:
                 ray.kill(held.actor)
-                raise InputError(f"{held.name}: {_line(cause)}") from error
+                if isinstance(cause, InputError):
+                    raise InputError(f"{held.name}: {cause}") from error
+                say("worker lost", level="warning", worker=held.name, unit=None, reason=in_one_line(cause))
+                self._count_loss(unit, cause)
+                return None
             self._idle.append(held)
             failures.setdefault(unit.name, []).append(None)
             return self._again(unit, queue, failures[unit.name], say, cause)
         except RayError as error:  # the worker is gone, or what it made was lost with its machine
             what = None if unit is None else unit.name
-            say("worker lost", level="warning", worker=held.name, unit=what, reason=_line(error))
+            say("worker lost", level="warning", worker=held.name, unit=what, reason=in_one_line(error))
             ray.kill(held.actor)
             self._count_loss(unit, error)
             if unit is None or held.loaded is None:
@@ -241,10 +240,10 @@ class RayExecutor:
         `failures` has one entry for each: the machine of a worker that died, None where the unit itself raised. Which
         machines are gone shows seconds later, so all are looked at anew each time.
         """
-        own = sum(machine is None or _is_alive(machine) for machine in failures)
+        own = sum(machine is None or is_alive(machine) for machine in failures)
         if own >= self.attempts:
-            return Failed(unit, own, _line(error))
-        say("unit again", level="warning", unit=unit.name, failures=own, reason=_line(error))
+            return Failed(unit, own, in_one_line(error))
+        say("unit again", level="warning", unit=unit.name, failures=own, reason=in_one_line(error))
         queue.appendleft(unit)
         return None
 
@@ -253,59 +252,6 @@ class RayExecutor:
         self._lost += unit is None
         if self._lost > LOST_STARTS * (self.workers or 1):
             raise InputError(
-                f"{self._lost} workers died one after the other while loading the model ({_line(error)}); is there "
-                "memory enough for it on every machine?"
+                f"{self._lost} workers failed one after the other while loading the model ({in_one_line(error)}); is "
+                "there memory enough for it on every machine?"
             ) from error
-
-
-def _connect(address: str | None) -> list[dict[str, float]]:
-    """Connect to a cluster; the resources of each of its machines."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM) if main else None
-    import ray
-
-    options: dict[str, Any] = {"address": address}
-    if address is not None and address != "auto":
-        _require_open(address)
-    if address is None:
-        options = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        options["object_store_memory"] = OBJECTS
-    try:
-        ray.init(log_to_driver=False, logging_level="ERROR", namespace="backtracking", **options)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise InputError(
-            f"no Ray cluster at {address or 'this machine'} ({_line(error)}); start one with `ray start --head`, or "
-            "leave --address out"
-        ) from error
-    finally:
-        if before is not None:  # Ray's own handler would end the run without a word
-            signal.signal(signal.SIGTERM, before)
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _require_open(address: str) -> None:
-    """Refuse an address at which nothing listens: Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise InputError(
-            f"{address!r} is no address of a cluster; use auto, or host:port, as `ray start --head` prints it"
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"nothing answers at {address} ({_line(error)}); start a cluster with `ray start --head`, or leave "
-            "--address out"
-        ) from error
-
-
-def _is_alive(machine: str) -> bool:
-    import ray
-
-    return any(node["NodeID"] == machine and node["Alive"] for node in ray.nodes())
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:400] if not isinstance(error, InputError) else text

@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from backtracking.core.atomic import write_text
 from backtracking.core.canary import gold_canary
 from backtracking.core.completions import Completions, Origin
-from backtracking.core.errors import FailedUnitsError, InputError, MissingFileError
+from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.events import Event, OnsetRow, detect_events
 from backtracking.core.interventions import Condition
 from backtracking.core.problems import Problem
 from backtracking.experiments.config import Config
 from backtracking.experiments.executors import LOCAL, Driver, Executor, Failed, LocalExecutor, SamplingJob, Unit
+from backtracking.experiments.failed_units import report_failed
 from backtracking.experiments.locks import RunLock
 from backtracking.experiments.mending import (
     config_hash_of,
@@ -160,7 +160,7 @@ class Study:
         found = {unit.number: sound_part(self.folder, group, unit.origin, unit.rows) for unit in work}
         parts = {number: part for number, part in found.items() if part is not None}
         failed = self._sample_missing(group, [unit for unit in work if unit.number not in parts], parts, len(rows))
-        self._report_failed(group, failed)
+        report_failed(self.folder, group, failed)
         return in_order([row for number in sorted(parts) for row in parts[number]], rows)
 
     def _sample_missing(
@@ -186,27 +186,6 @@ class Study:
             )
             self.progress(f"sampling {group}", done, rows)
         return failed
-
-    def _report_failed(self, group: str, failed: Sequence[Failed]) -> None:
-        """Write which units failed into log and manifest, or that none did any more, and stop where some did."""
-        held: dict[str, Any] = dict(self.folder.manifest().get("failed_units") or {})
-        if not failed and group not in held:
-            return
-        held.pop(group, None)
-        if failed:
-            held[group] = [{"number": f.unit.number, "attempts": f.attempts, "reason": f.reason} for f in failed]
-        self.folder.write_manifest(failed_units=held)
-        for each in failed:
-            self.log.log(
-                "unit failed", level="error", group=group, number=each.unit.number, attempts=each.attempts,
-                rows=len(each.unit.rows), reason=each.reason,
-            )  # fmt: skip
-        if failed:
-            names = ", ".join(each.unit.name for each in failed)
-            raise FailedUnitsError(
-                f"{len(failed)} units of work of {group!r} failed {failed[0].attempts} times each: {names} "
-                f"({failed[0].reason}); the rest of {group!r} is kept, and the same command tries these again"
-            )
 
     def detect(self, completions: Completions) -> tuple[tuple[Event, ...], tuple[OnsetRow, ...]]:
         """Events and onsets of completions, graded against their own problems."""
