@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from backtracking.core.errors import InputError
 from backtracking.experiments.executors import ATTEMPTS, Driver, Failed, Job, Sampled, Say, Unit
 from backtracking.experiments.ray_cluster import connect, in_one_line, is_alive
@@ -43,7 +45,7 @@ class RayExecutor:
     workers: int | None = None
     """Actors; one per GPU if not given, or one per machine where there is none."""
     threads: int | None = None
-    """Processor threads of each; an equal share of the cluster's if not given."""
+    """Processor threads of each; as many as this process if not given, or an equal share of the cluster's if less."""
     gpus: int = 1
     """Of each worker, where the cluster has any; more than one for a model with a device_map."""
     store: RemoteStore | None = None
@@ -147,7 +149,7 @@ class RayExecutor:
         if job.device != "cuda":
             self.gpus = 0
         self.workers = self.workers or max(1, int(gpus // self.gpus) if self.gpus else len(cluster))
-        most = int(max(each.get("CPU", 0) for each in cluster))
+        most = min(torch.get_num_threads(), int(max(each.get("CPU", 0) for each in cluster)))
         self.threads = self.threads or max(1, min(most, int(processors // self.workers)))
         room = sum(self._fitting(each) for each in cluster)
         if not room or (room < self.workers and self.address is None):
