@@ -77,7 +77,7 @@ class Driver:
     say: Say
     """Writes to the run's one log."""
     beat: Callable[[], None]
-    """Called at least every minute, so that others see the run to be alive."""
+    """Called after each unit, and while waiting, so that others see the run to be alive."""
 
 
 @runtime_checkable

@@ -59,6 +59,8 @@ class RayExecutor:
     _reference: Any = field(default=None, init=False)
     _started: int = field(default=0, init=False)
     _lost: int = field(default=0, init=False)
+    _waiting: bool = field(default=False, init=False)
+    """Whether it was said that there is nothing to do but wait."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is loaded.
@@ -98,7 +100,7 @@ class RayExecutor:
         while queue or self._busy:
             self._staff(len(queue), driver.say)
             self._hand_out(queue)
-            for answered in self._answered(driver.beat):
+            for answered in self._answered(driver):
                 held = self._held.pop(answered)
                 outcome = self._take(answered, held, queue, failures, driver.say)
                 self._hand_out(queue)
@@ -114,7 +116,7 @@ class RayExecutor:
         self._connect(job, driver.say)
         while len(self._idle) < (self.workers or 1):
             self._staff(self.workers or 1, driver.say)
-            for answered in self._answered(driver.beat):
+            for answered in self._answered(driver):
                 self._take(answered, self._held.pop(answered), deque(), {}, driver.say)
 
     def close(self) -> None:
@@ -187,11 +189,16 @@ class RayExecutor:
             held.unit = queue.popleft()
             self._held[held.actor.sample.remote(held.unit)] = held
 
-    def _answered(self, beat: Callable[[], None]) -> list[Any]:
+    def _answered(self, driver: Driver) -> list[Any]:
+        """What was answered within a pulse."""
         import ray
 
-        beat()
-        return ray.wait(list(self._held), num_returns=1, timeout=PULSE)[0]
+        driver.beat()
+        found = ray.wait(list(self._held), num_returns=1, timeout=PULSE)[0]
+        if not found and not self._busy and not self._waiting:
+            driver.say("waiting for workers", level="warning", starting=len(self._held))
+        self._waiting = not found and not self._busy
+        return found
 
     def _take(
         self, answered: Any, held: _Held, queue: deque[Unit], failures: dict[str, list[str | None]], say: Say
