@@ -5,12 +5,58 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from backtracking.core.errors import InputError
 
 OBJECTS = 256 * 2**20
 """Bytes that Ray keeps of units on their way, where it is started here."""
+
+
+@dataclass(frozen=True)
+class Staff:
+    """The workers of a cluster; None is what the cluster makes of it."""
+
+    workers: int | None = None
+    threads: int | None = None
+    """Processor threads of each."""
+    gpus: int = 0
+    """Of each."""
+
+
+def sized(staff: Staff, cluster: Sequence[dict[str, float]], *, may_grow: bool) -> Staff:
+    """The workers that a cluster is to have, with every number decided.
+
+    Args:
+        staff: What was asked for. Without a number of workers there is one per GPUs that one needs, or one per
+            machine; without threads each has those of this process, or an equal share of the cluster if that is less.
+        cluster: Resources of each machine.
+        may_grow: Machines may join later, so that not all workers need room now.
+
+    Raises:
+        InputError: There is no room for one worker, or for all where machines cannot join.
+    """
+    processors, gpus = sum(each.get("CPU", 0) for each in cluster), sum(each.get("GPU", 0) for each in cluster)
+    workers = staff.workers or max(1, int(gpus // staff.gpus) if staff.gpus else len(cluster))
+    most = min(torch.get_num_threads(), int(max((each.get("CPU", 0) for each in cluster), default=0)))
+    threads = staff.threads or max(1, min(most, int(processors // workers)))
+    room = sum(_fitting(each, threads, staff.gpus) for each in cluster)
+    if not room or (room < workers and not may_grow):
+        raise InputError(
+            f"there is room for {room} workers of {threads} processors and {staff.gpus} GPUs, and {workers} are asked "
+            "for; ask for fewer, or add machines"
+        )
+    return Staff(workers, threads, staff.gpus)
+
+
+def _fitting(machine: dict[str, float], threads: int, gpus: int) -> int:
+    """How many workers have room on a machine."""
+    by_processors = int(machine.get("CPU", 0) // threads)
+    return min(by_processors, int(machine.get("GPU", 0) // gpus)) if gpus else by_processors
 
 
 def connect(address: str | None) -> list[dict[str, float]]:

@@ -6,16 +6,14 @@ itself `ATTEMPTS` times is given up; a machine that is taken away is not held ag
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-
 from backtracking.core.errors import InputError
 from backtracking.experiments.executors import ATTEMPTS, Driver, Failed, Job, Sampled, Say, Unit
-from backtracking.experiments.ray_cluster import connect, in_one_line, is_alive
+from backtracking.experiments.ray_cluster import Staff, connect, in_one_line, is_alive, sized
 from backtracking.experiments.ray_worker import Loaded, Worker
 from backtracking.experiments.remote_store import RemoteStore
 
@@ -57,6 +55,7 @@ class RayExecutor:
     _job: Job | None = field(default=None, init=False)
     _connected: bool = field(default=False, init=False)
     _reference: Any = field(default=None, init=False)
+    _wanted: Staff = field(default=Staff(), init=False)
     _started: int = field(default=0, init=False)
     _lost: int = field(default=0, init=False)
     _waiting: bool = field(default=False, init=False)
@@ -114,8 +113,8 @@ class RayExecutor:
             InputError: As in `run`.
         """
         self._connect(job, driver.say)
-        while len(self._idle) < (self.workers or 1):
-            self._staff(self.workers or 1, driver.say)
+        while len(self._idle) < (self._wanted.workers or 1):
+            self._staff(self._wanted.workers or 1, driver.say)
             for answered in self._answered(driver):
                 self._take(answered, self._held.pop(answered), deque(), {}, driver.say)
 
@@ -142,28 +141,10 @@ class RayExecutor:
         self._connected = True
         import ray
 
-        self._size(cluster, job)
+        wanted = Staff(self.workers, self.threads, self.gpus if job.device == "cuda" else 0)
+        self._wanted = sized(wanted, cluster, may_grow=self.address is not None)
         self._job, self._reference = job, ray.put(job)
-        say("cluster", machines=len(cluster), workers=self.workers, threads=self.threads, gpus=self.gpus)
-
-    def _size(self, cluster: Sequence[dict[str, float]], job: Job) -> None:
-        processors, gpus = sum(each.get("CPU", 0) for each in cluster), sum(each.get("GPU", 0) for each in cluster)
-        if job.device != "cuda":
-            self.gpus = 0
-        self.workers = self.workers or max(1, int(gpus // self.gpus) if self.gpus else len(cluster))
-        most = min(torch.get_num_threads(), int(max(each.get("CPU", 0) for each in cluster)))
-        self.threads = self.threads or max(1, min(most, int(processors // self.workers)))
-        room = sum(self._fitting(each) for each in cluster)
-        if not room or (room < self.workers and self.address is None):
-            raise InputError(
-                f"there is room for {room} workers of {self.threads} processors and {self.gpus} GPUs, and "
-                f"{self.workers} are asked for; ask for fewer, or add machines"
-            )
-
-    def _fitting(self, machine: dict[str, float]) -> int:
-        """How many workers have room on a machine."""
-        by_processors = int(machine.get("CPU", 0) // (self.threads or 1))
-        return min(by_processors, int(machine.get("GPU", 0) // self.gpus)) if self.gpus else by_processors
+        say("cluster", machines=len(cluster), **asdict(self._wanted))
 
     @property
     def _busy(self) -> int:
@@ -173,12 +154,13 @@ class RayExecutor:
         """Start as many workers as are missing for the units that wait."""
         import ray
 
-        environment = {"env_vars": {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}}
-        options = {"num_cpus": self.threads, "num_gpus": self.gpus, "runtime_env": environment}
-        wanted = min(self.workers or 1, self._busy + waiting)
+        threads, gpus = self._wanted.threads or 1, self._wanted.gpus
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}}
+        options = {"num_cpus": threads, "num_gpus": gpus, "runtime_env": environment}
+        wanted = min(self._wanted.workers or 1, self._busy + waiting)
         for _ in range(wanted - len(self._held) - len(self._idle)):
             self._started += 1
-            actor = ray.remote(Worker).options(**options).remote(self.threads, self.store)
+            actor = ray.remote(Worker).options(**options).remote(threads, self.store)
             held = _Held(f"worker-{self._started}", actor)
             self._held[actor.begin.remote(self._reference)] = held
             say("worker started", worker=held.name)
@@ -259,7 +241,7 @@ class RayExecutor:
     def _count_loss(self, unit: Unit | None, error: BaseException) -> None:
         """Give up where workers die again and again before they are ready."""
         self._lost += unit is None
-        if self._lost > LOST_STARTS * (self.workers or 1):
+        if self._lost > LOST_STARTS * (self._wanted.workers or 1):
             raise InputError(
                 f"{self._lost} workers failed one after the other while loading the model ({in_one_line(error)}); is "
                 "there memory enough for it on every machine?"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config, ModelSection
 from backtracking.experiments.executors import ATTEMPTS, Driver, Failed, LocalExecutor, SamplingJob
 from backtracking.experiments.models import open_model
+from backtracking.experiments.ray_cluster import Staff, sized
 from backtracking.experiments.ray_executor import RayExecutor
 from backtracking.experiments.remote_store import RemoteStore
 from backtracking.faces.commands import app
@@ -163,3 +165,30 @@ def test_a_missing_ray_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr("backtracking.experiments.ray_executor.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install backtracking\[ray\]"):
         RayExecutor()
+
+
+MACHINE = {"CPU": 16.0, "GPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "cluster", "expected"),
+    [
+        (Staff(gpus=1), [MACHINE, MACHINE], Staff(8, 1, 1)),
+        (Staff(gpus=2), [MACHINE, MACHINE], Staff(4, 1, 2)),
+        (Staff(), [MACHINE, MACHINE], Staff(2, 1, 0)),
+        (Staff(3, 4), [MACHINE], Staff(3, 4, 0)),
+        (Staff(20, 4), [MACHINE], Staff(20, 4, 0)),
+    ],
+)
+def test_there_is_a_worker_for_each_gpu_or_machine_with_the_threads_of_the_driver(asked, cluster, expected):
+    assert torch.get_num_threads() == 1
+    assert sized(asked, cluster, may_grow=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "may_grow", "room"),
+    [(Staff(5, 4), False, 4), (Staff(1, 17), True, 0), (Staff(1, 1, 5), True, 0)],
+)
+def test_workers_without_room_are_refused(asked, may_grow, room):
+    with pytest.raises(InputError, match=f"there is room for {room} workers of {asked.threads} processors"):
+        sized(asked, [MACHINE], may_grow=may_grow)
