@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -62,6 +63,8 @@ def executor_of(name: str, *, address: str | None, workers: int | None, gpus: in
     from backtracking.experiments.ray_executor import RayExecutor
     from backtracking.experiments.remote_store import RemoteStore
 
+    if store is not None and "://" not in store:  # workers stand in other folders
+        store = str(Path(store).absolute())
     held = None if store is None else RemoteStore(store)
     executor = RayExecutor(address=address, workers=workers, gpus=gpus, store=held)
     try:

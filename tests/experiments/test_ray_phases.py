@@ -78,16 +78,8 @@ def local(tmp_path_factory):
 def test_killed_workers_machines_and_drivers_leave_the_tables_of_a_local_run(local, tmp_path):
     run = Run(tmp_path / "ray")
     with two_machines() as cluster:
-        options = (
-            "--executor",
-            "ray",
-            "--address",
-            cluster.address,
-            "--workers",
-            "2",
-            "--store",
-            str(tmp_path / "store"),
-        )
+        where = ("--address", cluster.address, "--store", str(tmp_path / "store"))
+        options = ("--executor", "ray", "--workers", "2", *where)
         first = run.drive(*options)
         run.wait_for_units(first, 4)
         psutil.Process(run.log("worker ready")[-1]["pid"]).kill()
