@@ -3,10 +3,12 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from backtracking.faces.figures import BACKTRACKING, FONT, RIGHT
+from backtracking.core.errors import InputError
+from backtracking.faces.figures.style import FONT, palette
 from backtracking.measures.lead_time import LeadTime
 from backtracking.measures.steering import SteeringSweep
 
+BACKTRACKING, RIGHT = palette("light").first, palette("light").second
 GREY = "#6E6E6E"
 PURPLE = "#AA3377"
 _COLOURS = (BACKTRACKING, RIGHT, "#007A5E", PURPLE)
@@ -18,7 +20,12 @@ def steering_curve(sweep: SteeringSweep, *, outcomes: tuple[str, ...] | None = N
     Args:
         sweep: With a chosen direction.
         outcomes: Which of its outcomes, the first with the random directions' range; the target alone if not given.
+
+    Raises:
+        InputError: The sweep chose none.
     """
+    if sweep.chosen is None:
+        raise InputError("the sweep chose no direction, so it reports none; look at sweep_grid")
     names = outcomes or (sweep.target,)
     table = sweep.to_pandas("report")
     figure = go.Figure()
