@@ -63,17 +63,17 @@ def sweep_grid(sweep: SteeringSweep, *, outcome: str | None = None) -> go.Figure
         go.Heatmap(
             z=100 * grid.to_numpy(), x=[f"{each:+g}" for each in grid.columns], y=labels,
             text=[["★" if p <= 0.05 else "" for p in line] for line in held.to_numpy()], texttemplate="%{text}",
-            colorscale="RdBu", reversescale=True, zmid=0, zmin=-limit, zmax=limit, xgap=2, ygap=2,
+            colorscale="RdBu", zmid=0, zmin=-limit, zmax=limit, xgap=2, ygap=2,
             colorbar={"title": "points"}, hovertemplate="%{y}, ×%{x}: %{z:+.1f} points<extra></extra>",
         )
     )  # fmt: skip
     return _laid_out(
         figure,
         f"Steering sweep: change of {name}",
-        f"{len(sweep.selection_problems)} problems of the selection half<br>★ p ≤ 0.05 after Holm over the sweep",
+        f"{len(sweep.selection_problems)} problems of the selection half; blue: more of it<br>★ p ≤ 0.05 after Holm over the sweep",
         x="magnitude",
         y="",
-        height=240 + 44 * len(labels),
+        height=270 + 46 * len(labels),
     )
 
 
