@@ -14,6 +14,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUESTIONS = (
     "tour", "sample_and_detect", "logit_lens", "ablation_scan", "targeted_vs_random", "formatting", "baseline_metrics",
     "subset_sweep", "scale_sweep", "continuation_ablation", "word_or_behaviour", "published_claims_regraded",
+    "activations", "patching", "circuit", "steering", "lead_time",
 )  # fmt: skip
 MOST_CODE_CELLS, MOST_LINES, MOST_LINES_OF_A_CELL = 11, 45, 12
 NO_MODEL = {"11_published_claims_regraded"}

@@ -3,12 +3,13 @@
 import pandas as pd
 import plotly.graph_objects as go
 
+from backtracking.core.errors import InputError
 from backtracking.faces.figures.style import FONT, palette
 from backtracking.measures.lead_time import LeadTime
 from backtracking.measures.steering import SteeringSweep
 
-GREY = "#6E6E6E"
 BACKTRACKING, RIGHT = palette("light").first, palette("light").second
+GREY = "#6E6E6E"
 PURPLE = "#AA3377"
 _COLOURS = (BACKTRACKING, RIGHT, "#007A5E", PURPLE)
 
@@ -19,7 +20,12 @@ def steering_curve(sweep: SteeringSweep, *, outcomes: tuple[str, ...] | None = N
     Args:
         sweep: With a chosen direction.
         outcomes: Which of its outcomes, the first with the random directions' range; the target alone if not given.
+
+    Raises:
+        InputError: The sweep chose none.
     """
+    if sweep.chosen is None:
+        raise InputError("the sweep chose no direction, so it reports none; look at sweep_grid")
     names = outcomes or (sweep.target,)
     table = sweep.to_pandas("report")
     figure = go.Figure()
@@ -57,17 +63,17 @@ def sweep_grid(sweep: SteeringSweep, *, outcome: str | None = None) -> go.Figure
         go.Heatmap(
             z=100 * grid.to_numpy(), x=[f"{each:+g}" for each in grid.columns], y=labels,
             text=[["★" if p <= 0.05 else "" for p in line] for line in held.to_numpy()], texttemplate="%{text}",
-            colorscale="RdBu", reversescale=True, zmid=0, zmin=-limit, zmax=limit, xgap=2, ygap=2,
+            colorscale="RdBu", zmid=0, zmin=-limit, zmax=limit, xgap=2, ygap=2,
             colorbar={"title": "points"}, hovertemplate="%{y}, ×%{x}: %{z:+.1f} points<extra></extra>",
         )
     )  # fmt: skip
     return _laid_out(
         figure,
         f"Steering sweep: change of {name}",
-        f"{len(sweep.selection_problems)} problems of the selection half<br>★ p ≤ 0.05 after Holm over the sweep",
+        f"{len(sweep.selection_problems)} problems of the selection half; blue: more of it<br>★ p ≤ 0.05 after Holm over the sweep",
         x="magnitude",
         y="",
-        height=240 + 44 * len(labels),
+        height=270 + 46 * len(labels),
     )
 
 

@@ -6,7 +6,7 @@ directions of its length is sampled at every magnitude.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -113,9 +113,11 @@ class SteeringSweep:
 
     def ranks_to_pandas(self) -> pd.DataFrame:
         """One row per outcome and magnitude of the chosen direction: its effect beside the random directions'."""
-        return pd.DataFrame(
-            [{"outcome": e.outcome, "magnitude": e.magnitude, **vars(e.rank), "beyond": e.beyond} for e in self.ranks]
-        )
+        names = ["outcome", "magnitude", *(field.name for field in fields(NullRank)), "beyond"]
+        rows = [
+            {"outcome": e.outcome, "magnitude": e.magnitude, **vars(e.rank), "beyond": e.beyond} for e in self.ranks
+        ]
+        return pd.DataFrame(rows, columns=names)
 
 
 def steering_sweep(

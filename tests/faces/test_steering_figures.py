@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from backtracking.core.errors import InputError
 from backtracking.core.null_draws import null_rank
 from backtracking.core.statistics import Estimate
 from backtracking.faces.steering_figures import feature_scatter, lead_time_curve, steering_curve, sweep_grid
@@ -34,6 +35,14 @@ def test_the_steering_curve_holds_the_shares_in_order_and_the_grid_the_changes()
     assert "20 random directions" in steering_curve(sweep).layout.title.text
     (heat,) = sweep_grid(sweep).data
     assert heat.z[0].tolist() == pytest.approx([-30, 30])
+
+
+def test_a_sweep_that_chose_nothing_says_so_and_has_an_empty_table_of_ranks():
+    rows = tuple(row("selection", role, m, 0.5) for role, m in (("baseline", float("nan")), ("direction", 1.0)))
+    sweep = SteeringSweep("backtracking", "both", rows, None, (), 20, ("a",), ("b",))
+    assert not len(sweep.ranks_to_pandas()) and "beyond" in sweep.ranks_to_pandas()
+    with pytest.raises(InputError, match="chose no direction"):
+        steering_curve(sweep)
 
 
 def test_the_lead_curve_shows_probe_rivals_and_null():
