@@ -70,7 +70,8 @@ def sweep_grid(sweep: SteeringSweep, *, outcome: str | None = None) -> go.Figure
     return _laid_out(
         figure,
         f"Steering sweep: change of {name}",
-        f"{len(sweep.selection_problems)} problems of the selection half; blue: more of it<br>★ p ≤ 0.05 after Holm over the sweep",
+        f"{len(sweep.selection_problems)} problems of the selection half; blue: more of it<br>"
+        "★ p ≤ 0.05 after Holm over the sweep",
         x="magnitude",
         y="",
         height=270 + 46 * len(labels),
