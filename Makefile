@@ -46,6 +46,7 @@ bench: setup  ## time the engine against its peers (needs an idle machine, an ho
 	$(BIN)/python benchmarks/scan.py --model smollm2
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python -m benchmarks.scaling
 
 faults: setup  ## kill, damage and starve runs: do they end in the same tables?
 	$(BIN)/python -m benchmarks.faults

@@ -62,12 +62,7 @@ from backtracking.measures.point_activations import PointActivations, read_point
 from backtracking.measures.random_draws import targeted_against_random
 from backtracking.measures.receiver_heads import receiver_heads
 from backtracking.measures.steering import SteeringSampling, SteeringSweep, steering_sweep
-from backtracking.measures.steering_controls import (
-    behaviour_points,
-    other_direction,
-    random_directions,
-    self_direction,
-)
+from backtracking.measures.steering_controls import behaviour_points, other_direction, random_directions, self_direction
 from backtracking.measures.steering_directions import Direction, combined_direction, steering_direction
 from backtracking.measures.traces import Trace, measure_traces
 from backtracking.measures.tradeoff import tradeoff

@@ -13,7 +13,7 @@ from backtracking.faces.commands import app
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md", "AGENTS.md"])
+@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md", "AGENTS.md", "docs/cluster.md"])
 def test_documents_name_only_files_that_exist(document):
     named = re.findall(
         r"`?\b((?:backtracking|notebooks|tests|configs|figures|tools)/[\w./-]+)", (ROOT / document).read_text()
@@ -88,7 +88,7 @@ def test_the_examples_of_docstrings_print_what_they_say():
     assert run >= 3
 
 
-@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md", "tried.md", "card"])
+@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md", "docs/cluster.md", "tried.md", "card"])
 def test_command_lines_in_documents_parse(document):
     """Every `backtracking ...` line is one that the command line accepts, of files that exist."""
     places = {

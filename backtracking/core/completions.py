@@ -102,8 +102,8 @@ class Origin:
 
     plan: str
     """Digest of the rows, prompts and settings of the whole group."""
-    weights: str
-    """Digest of the model's weights; empty for a model made in memory."""
+    weights: str | None
+    """Digest of the model's weights; None for a model made in memory."""
     rows_at_once: int
     """Seats of the batch, which decide how the plan is cut into parts."""
     number: int

@@ -48,3 +48,7 @@ class AlignmentError(ValueError):
 
 class ReceiptError(RuntimeError):
     """An intervention touched other positions than the tokens that were sampled say it should."""
+
+
+class FailedUnitsError(RuntimeError):
+    """Units of work that failed each time they were tried; everything else was done."""

@@ -16,6 +16,7 @@ from backtracking.core.events import Event, OnsetRow, table
 from backtracking.core.interventions import Condition
 from backtracking.core.problems import Problem
 from backtracking.experiments.config import Config
+from backtracking.experiments.executors import Executor
 from backtracking.experiments.runs import RunFolder, now
 from backtracking.experiments.study import Progress, Study, open_study, receipts_table
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
@@ -47,6 +48,7 @@ def run_comparison(
     *,
     progress: Progress | None = None,
     resume: bool = False,
+    executor: Executor | None = None,
     report: Callable[[Comparison], object] | None = None,
 ) -> Comparison:
     """Run the main job, continuing an unfinished run of the same config.
@@ -55,14 +57,16 @@ def run_comparison(
         config: What to run.
         progress: Told how far each task is.
         resume: Insist on continuing: fail where there is no run of this config.
+        executor: Who samples; this process if not given.
         report: Writes the report; a run that is killed before it has ended is not finished.
 
     Raises:
         InputError: Something in the config cannot be used.
         AlignmentError: The gold answers are not graded right against themselves.
         ReceiptError: An intervention did not touch what it should have.
+        FailedUnitsError: Units of work failed again and again; the others of their group are done.
     """
-    study = open_study(config, progress=progress, resume=resume)
+    study = open_study(config, progress=progress, resume=resume, executor=executor)
     checks = study.checks
     completions = study.sample("arms", config.arms())
     result = _analyse(study, completions, checks)

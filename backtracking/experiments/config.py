@@ -15,6 +15,7 @@ from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.interventions import Condition, parse_conditions
 from backtracking.core.onsets import Lexicon
 from backtracking.core.prompts import INSTRUCTION, VARIANTS, Prompting, Variant
+from backtracking.model.placement import DeviceMap, Quantization
 from backtracking.model.sampling.sampler import Engine
 from backtracking.workspace.log_sinks import SinkName
 
@@ -42,6 +43,10 @@ class ModelSection(_Section):
     trust_remote_code: bool = False
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     device: str | None = None
+    device_map: DeviceMap | None = None
+    """How layers are spread over several GPUs: auto, balanced, sequential, or module -> device; see docs/cluster.md."""
+    quantization: Quantization | None = None
+    """8bit or 4bit, by bitsandbytes on a GPU."""
     attn_implementation: str | None = None
     """Accepted from the seeds; hooks on attention need the bridge's own eager attention."""
     use_cache: Literal[True] = True

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backtracking.experiments.config import Config
+from backtracking.experiments.executors import Executor
 from backtracking.experiments.phase1 import Phase1, run_phase1
 from backtracking.experiments.phase2 import Phase2, adopt, run_phase2
 from backtracking.experiments.runs import RunFolder, now
@@ -15,6 +16,7 @@ def run_phases(
     *,
     progress: Progress | None = None,
     resume: bool = False,
+    executor: Executor | None = None,
     report: Callable[[Phase1, Phase2 | None], object] | None = None,
 ) -> tuple[Phase1, Phase2 | None]:
     """Run phase 1, and phase 2 where the config has its section; an unfinished run is continued.
@@ -23,14 +25,16 @@ def run_phases(
         config: What to run.
         progress: Told how far each task is.
         resume: Insist on continuing: fail where there is no unfinished run of this config.
+        executor: Who samples; this process if not given.
         report: Writes the report; a run that is killed before it has ended is not finished.
 
     Raises:
         InputError: Something in the config cannot be used.
         AlignmentError: The gold answers are not graded right against themselves.
         ReceiptError: An intervention did not touch what it should have.
+        FailedUnitsError: Units of work failed again and again; the others of their group are done.
     """
-    study = open_study(config, progress=progress, resume=resume)
+    study = open_study(config, progress=progress, resume=resume, executor=executor)
     _ = study.checks
     notes: tuple[str, ...] = ()
     if config.phase2 is not None and config.phase2.phase1_run_id is not None:

@@ -3,14 +3,15 @@
 import time
 from dataclasses import dataclass
 
+from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.power import PairedDesign, minimum_detectable
 from backtracking.experiments.config import Config
+from backtracking.experiments.models import open_model
 from backtracking.experiments.study import problems_of, settings_of
-from backtracking.model.loading import load_model
 from backtracking.model.sampling import sample_units
 from backtracking.model.sampling.memory import GIB, MemoryPlan
-from backtracking.model.sampling.plan import Settings, plan_rows
+from backtracking.model.sampling.plan import ROUNDS, Settings, default_rows, plan_rows
 from backtracking.model.sampling.sampler import memory_for
 
 PROBE_TOKENS = 16
@@ -28,6 +29,11 @@ class Stage:
     completions: int
     tokens: int
     """Sampled at most: every completion may run to the limit."""
+
+    def units(self, rows_at_once: int) -> int:
+        """Units of work it is cut into, which is how many workers it can keep busy."""
+        rows = min(rows_at_once, self.completions)
+        return -(-self.completions // (rows * ROUNDS if rows > 1 else 1))
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,42 @@ class Plan:
         """Sampled at most, over all stages."""
         return sum(stage.tokens for stage in self.stages)
 
+    device: str
+    """Kind of device the rate was measured on."""
+    workers: int
+    """Of a cluster, for which the time is given too."""
+    rows_at_most: int
+    """Rows decoded together in a stage that has enough of them."""
+
     @property
     def seconds(self) -> float:
-        """Time for sampling at most."""
+        """Time for sampling at most, on one worker like this machine."""
         return self.tokens / self.rate
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of one device like this machine's that sampling takes at most, however many share them."""
+        return self.seconds / 3600
+
+    def seconds_on(self, workers: int) -> float:
+        """Time for sampling at most on so many workers like this machine.
+
+        Stages come one after the other, and a unit of work is never shared: a stage with fewer units than workers
+        leaves some of them idle.
+        """
+        rounds = [(stage, stage.units(self.rows_at_most)) for stage in self.stages if stage.completions]
+        return sum(stage.tokens / self.rate * -(-units // workers) / units for stage, units in rounds)
+
+    def _costs(self) -> tuple[str, ...]:
+        what = "GPU-hours" if self.device == "cuda" else "machine-hours (CPU)"
+        units = sum(stage.units(self.rows_at_most) for stage in self.stages)
+        together = self.seconds_on(self.workers)
+        return (
+            f"{what}: at most {self.device_hours:.3g} of sampling, in about {units} units of work; not counted are "
+            "start-up and the scans, which the driver does",
+            f"  1 worker: {duration(self.seconds)}; {self.workers} workers: {duration(together)}, holding "
+            f"{self.workers * together / 3600:.3g} {what} (a stage with fewer units leaves some idle)",
+        )
 
     def lines(self) -> tuple[str, ...]:
         """The plan as text."""
@@ -67,6 +105,7 @@ class Plan:
             f"at most {self.tokens:,} tokens; at {self.rate:,.0f} tokens/s (measured now, {self.memory.rows} rows) "
             f"at most {duration(self.seconds)}; stop tokens make it shorter"
         )
+        found += self._costs()
         found.append(f"memory: weights {self.weights / GIB:.2f} GiB; {self.memory}")
         found += [
             f"with 80 % power a difference of {points:.1f} points is found from a baseline of {100 * rate:.0f} %, "
@@ -76,7 +115,7 @@ class Plan:
         return tuple(found)
 
 
-def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2)) -> Plan:
+def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2), workers: int = 8) -> Plan:
     """Count completions and tokens, measure the rate and memory, and say what can be detected.
 
     The model is loaded and samples a few tokens, to measure the rate; nothing is written.
@@ -84,25 +123,22 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2)) -> P
     Args:
         config: What would be run.
         baseline_rates: Rates, as shares, for which the minimum detectable effect is given.
+        workers: Of a cluster of machines like this one, for which the time is given too.
 
     Raises:
-        InputError: Something in the config cannot be used.
+        InputError: Something in the config cannot be used, or there is no worker.
     """
+    if workers < 1:
+        raise InputError(f"workers is {workers}; at least 1 is needed")
     problems = problems_of(config)
-    section = config.model
-    model = load_model(
-        section.hf_id,
-        device=section.device,
-        dtype=section.torch_dtype,
-        revision=section.revision,
-        trust_remote_code=section.trust_remote_code,
-    )
+    model = open_model(config.model)
     settings, samples = settings_of(config), config.generation.num_samples_per_prompt
     options = {"variant": config.variant(), "prompting": config.prompts()}
     conditions: tuple[Condition, ...] = config.arms() if config.conditions else (BASELINE,)
     rows = plan_rows(model, problems, conditions=conditions, samples=samples, settings=settings, **options)
     generation = config.generation
     memory = memory_for(model, rows, settings, rows=generation.batch_size, engine=generation.engine)
+    most = generation.batch_size or default_rows(model, settings.max_new_tokens, generation.engine)
     probe = Settings(PROBE_TOKENS, settings.temperature, settings.top_p, settings.seed)
     begin = time.perf_counter()
     made = [c for _, part in sample_units(model, [rows[: memory.rows]], probe, engine=generation.engine) for c in part]
@@ -122,6 +158,9 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2)) -> P
             for base in baseline_rates
             for count in sorted({1, comparisons})
         ),
+        model.device.type,
+        workers,
+        most if memory.rows == memory.asked else memory.rows,
     )
 
 

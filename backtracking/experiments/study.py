@@ -5,7 +5,6 @@ to. A study that was killed continues with what is missing, and its tables follo
 """
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,6 +20,8 @@ from backtracking.core.events import Event, OnsetRow, detect_events
 from backtracking.core.interventions import Condition
 from backtracking.core.problems import Problem
 from backtracking.experiments.config import Config
+from backtracking.experiments.executors import LOCAL, Driver, Executor, Failed, LocalExecutor, SamplingJob, Unit
+from backtracking.experiments.failed_units import report_failed
 from backtracking.experiments.locks import RunLock
 from backtracking.experiments.mending import (
     config_hash_of,
@@ -31,13 +32,13 @@ from backtracking.experiments.mending import (
     provenance,
     saved_hash,
 )
+from backtracking.experiments.models import open_model
 from backtracking.experiments.parts import sound_part
 from backtracking.experiments.problem_sets import load_problems
 from backtracking.experiments.runs import RunFolder, digest, make_current, new_run, now, open_run
-from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
-from backtracking.model.sampling.sampler import in_order, memory_for, sample_units
+from backtracking.model.sampling.sampler import in_order, memory_for
 from backtracking.model.self_check import Check, self_check
 from backtracking.workspace.experiment_log import ExperimentLog
 from backtracking.workspace.log_sinks import require_sinks
@@ -58,6 +59,8 @@ class Study:
     progress: Progress
     lock: RunLock
     """Keeps other processes from the run, until it is released or this value ends."""
+    executor: Executor = LocalExecutor()
+    """Who samples."""
 
     @cached_property
     def model(self) -> HookedReasoner:
@@ -68,13 +71,7 @@ class Study:
         """
         self.progress("loading the model", 0, 1)
         section = self.config.model
-        model = load_model(
-            section.hf_id,
-            device=section.device,
-            dtype=section.torch_dtype,
-            revision=section.revision,
-            trust_remote_code=section.trust_remote_code,
-        )
+        model = open_model(section)
         began = self.folder.manifest().get("weights_hash")
         if began not in (None, model.weights_hash):
             raise InputError(
@@ -88,6 +85,8 @@ class Study:
             device=str(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
             rows_at_once=self.folder.manifest().get("rows_at_once", {}),
+            **({} if section.quantization is None else {"quantization": section.quantization}),
+            **({} if len(model.devices) == 1 else {"devices": [str(device) for device in model.devices]}),
         )
         self.progress("loading the model", 1, 1)
         return model
@@ -144,6 +143,7 @@ class Study:
 
         Raises:
             InputError: The group was begun with other rows, as after a change of the code.
+            FailedUnitsError: Units failed again and again; the others are sampled.
         """
         generation = self.config.generation
         plan = self._require_same_plan(group, rows)
@@ -154,24 +154,38 @@ class Study:
             self.folder.write_manifest(rows_at_once=held)
             self.folder.log("memory", group=group, plan=str(memory), rows=memory.rows)
         seats = int(held[group])
-        work = units(rows, seats * ROUNDS if seats > 1 else 1)
-        origins = [Origin(plan, self.model.weights_hash or "", seats, number) for number in range(len(work))]
-        parts = [sound_part(self.folder, group, origins[number], unit) for number, unit in enumerate(work)]
-        done = sum(len(part) for part in parts if part is not None)
-        self.progress(f"sampling {group}", done, len(rows))
-        for number, unit in enumerate(work):
-            if parts[number] is not None:
+        cut = units(rows, seats * ROUNDS if seats > 1 else 1)
+        weights, run_id = self.model.weights_hash, self.folder.run_id
+        work = [Unit(run_id, group, unit, Origin(plan, weights, seats, number)) for number, unit in enumerate(cut)]
+        found = {unit.number: sound_part(self.folder, group, unit.origin, unit.rows) for unit in work}
+        parts = {number: part for number, part in found.items() if part is not None}
+        failed = self._sample_missing(group, [unit for unit in work if unit.number not in parts], parts, len(rows))
+        report_failed(self.folder, group, failed)
+        return in_order([row for number in sorted(parts) for row in parts[number]], rows)
+
+    def _sample_missing(
+        self, group: str, missing: Sequence[Unit], parts: dict[int, Completions], rows: int
+    ) -> list[Failed]:
+        """Sample units into `parts`, each written as it comes; those that failed."""
+        done, failed = sum(map(len, parts.values())), []
+        self.progress(f"sampling {group}", done, rows)
+        if not missing:
+            return failed
+        job = SamplingJob.of(self.config.model, self.model, self.settings, self.config.generation.engine)
+        for outcome in self.executor.run(missing, job, Driver(self.model, self.log.log, self.lock.beat)):
+            if isinstance(outcome, Failed):
+                failed.append(outcome)
                 continue
-            start = time.monotonic()
-            for _, part in sample_units(self.model, [unit], self.settings, seats=seats, engine=generation.engine):
-                part.save(self.folder.part(number, group), origin=origins[number])
-                parts[number] = part
-                done += len(part)
-                tokens, seconds = sum(len(row.ids) for row in part), time.monotonic() - start
-                self.log.unit(group=group, number=number, rows=len(part), tokens=tokens, seconds=seconds)
-                self.lock.beat()
-                self.progress(f"sampling {group}", done, len(rows))
-        return in_order([row for part in parts if part is not None for row in part], rows)
+            unit, part, by = outcome.unit, outcome.completions, outcome.worker
+            part.save(self.folder.part(unit.number, group), origin=unit.origin)
+            parts[unit.number] = part
+            done += len(part)
+            tokens, who = sum(len(row.ids) for row in part), {} if by == LOCAL else {"worker": by}
+            self.log.unit(
+                group=group, number=unit.number, rows=len(part), tokens=tokens, seconds=outcome.seconds, **who
+            )
+            self.progress(f"sampling {group}", done, rows)
+        return failed
 
     def detect(self, completions: Completions) -> tuple[tuple[Event, ...], tuple[OnsetRow, ...]]:
         """Events and onsets of completions, graded against their own problems."""
@@ -192,7 +206,9 @@ class Study:
         return plan
 
 
-def open_study(config: Config, *, progress: Progress | None = None, resume: bool = False) -> Study:
+def open_study(
+    config: Config, *, progress: Progress | None = None, resume: bool = False, executor: Executor | None = None
+) -> Study:
     """Open the unfinished run of a config, or begin one.
 
     The gold answers of the problems are graded against themselves before anything else.
@@ -201,6 +217,7 @@ def open_study(config: Config, *, progress: Progress | None = None, resume: bool
         config: What to run.
         progress: Told how far each task is.
         resume: Insist on continuing: fail where there is no unfinished run of this config.
+        executor: Who samples; this process if not given. It has no part in the results.
 
     Raises:
         InputError: Something in the config cannot be used.
@@ -230,7 +247,9 @@ def open_study(config: Config, *, progress: Progress | None = None, resume: bool
         mend(folder, config, problems, canary)
     make_current(folder)
     folder.log("started" if new else "continued", problems=len(problems))
-    return Study(config, folder, problems, progress or (lambda task, done, total: None), lock)
+    return Study(
+        config, folder, problems, progress or (lambda task, done, total: None), lock, executor or LocalExecutor()
+    )
 
 
 def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = None) -> Study:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from backtracking.core.errors import AlignmentError, InputError, ReceiptError
+from backtracking.core.errors import AlignmentError, FailedUnitsError, InputError, ReceiptError
 from backtracking.faces import (
     analysis_commands,
     fetch_commands,
@@ -22,6 +22,14 @@ from backtracking.faces import (
     workspace_commands,
 )
 from backtracking.faces.bars import Bars, err
+from backtracking.faces.executor_options import (
+    Address,
+    ExecutorOption,
+    GpusPerWorker,
+    Store,
+    Workers,
+    executor_of,
+)
 from backtracking.faces.options import AsJson, Config, Quiet
 from backtracking.faces.output import answer, out, records
 from backtracking.workspace.environment import prepare_environment
@@ -68,12 +76,17 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the unfinished run of this config, or fail if there is none.")
     ] = False,
+    executor: ExecutorOption = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = 1,
+    store: Store = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a config to its report: both phases, or the arms it lists under conditions.
 
-    A run that was interrupted continues with the same command.
+    A run that was interrupted continues with the same command, and with either executor.
 
     Example: backtracking run --config configs/demo.yaml
     """
@@ -85,12 +98,16 @@ def run(
     from backtracking.faces.report import write_report
 
     loaded = load_config(config)
-    with Bars(quiet=quiet) as bars:
+    with (
+        executor_of(executor, address=address, workers=workers, gpus=gpus_per_worker, store=store) as chosen,
+        Bars(quiet=quiet) as bars,
+    ):
+        options: dict[str, Any] = {"progress": bars.update, "resume": resume, "executor": chosen}
         if loaded.conditions:
-            result = run_comparison(loaded, progress=bars.update, resume=resume, report=write_report)
+            result = run_comparison(loaded, report=write_report, **options)
             folder, comparison = result.folder, result.comparison
         else:
-            first, second = run_phases(loaded, progress=bars.update, resume=resume, report=write_phase_report)
+            first, second = run_phases(loaded, report=write_phase_report, **options)
             folder = first.study.folder
             comparison = first.comparison if second is None or second.subsets is None else second.subsets.comparison
     page = folder.path / "report.html"
@@ -149,7 +166,7 @@ def main() -> None:
         app(prog_name="backtracking")
     except InputError as error:
         stop(str(error), 2)
-    except (ReceiptError, AlignmentError) as error:
+    except (ReceiptError, AlignmentError, FailedUnitsError) as error:
         stop(str(error), 1)
 
 

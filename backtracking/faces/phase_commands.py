@@ -149,8 +149,12 @@ def make_report(config: Config, run_id: RunId = None, quiet: Quiet = False, as_j
     report(config, run_id, phase2=False, phase1_run=None, quiet=quiet, as_json=as_json)
 
 
-def plan(config: Config, as_json: AsJson = False) -> None:
-    """Print tokens, time, memory and the least detectable effect of a config, before anything is run.
+def plan(
+    config: Config,
+    workers: Annotated[int, typer.Option("--workers", help="Of a cluster, for which time and cost are given too.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Print tokens, time, device-hours, memory and the least detectable effect of a config, before anything is run.
 
     The model is loaded and samples a few tokens to measure its rate.
 
@@ -161,8 +165,9 @@ def plan(config: Config, as_json: AsJson = False) -> None:
     from backtracking.experiments.config import load_config
     from backtracking.experiments.planning import plan as make_plan
 
-    made = make_plan(load_config(config))
-    document = asdict(made) | {"tokens": made.tokens, "seconds": made.seconds}
+    made = make_plan(load_config(config), workers=workers)
+    document = asdict(made) | {"tokens": made.tokens, "seconds": made.seconds, "device_hours": made.device_hours}
+    document |= {"seconds_on_workers": made.seconds_on(workers)}
     answer(document, made.lines(), as_json=as_json)
 
 

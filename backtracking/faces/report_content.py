@@ -257,6 +257,7 @@ def provenance_grid(manifest: Mapping[str, Any], config: Config) -> Grid:
         "finished",
     )
     canary, settings = Canary(**manifest["canary"]), settings_of(config)
+    keys += tuple(key for key in ("quantization", "devices") if key in manifest)
     rows = [(key, str(manifest.get(key))) for key in keys]
     rows += [(f"version of {name}", str(version)) for name, version in manifest["versions"].items()]
     rows.append(

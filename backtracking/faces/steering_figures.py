@@ -10,6 +10,7 @@ from backtracking.measures.steering import SteeringSweep
 
 BACKTRACKING, RIGHT = palette("light").first, palette("light").second
 GREY = "#6E6E6E"
+BACKTRACKING, RIGHT = palette("light").first, palette("light").second
 PURPLE = "#AA3377"
 _COLOURS = (BACKTRACKING, RIGHT, "#007A5E", PURPLE)
 

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from backtracking.core.errors import InputError, MissingFileError
+from backtracking.model.placement import DeviceMap, Quantization, placement, require_no_offload
 from backtracking.model.reasoner import HookedReasoner
 
 ORGANISM = Path(__file__).parent / "organism" / "weights"
@@ -46,6 +47,8 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    quantization: Quantization | None = None,
 ) -> HookedReasoner:
     """Load a decoder and wrap it for interventions.
 
@@ -57,15 +60,22 @@ def load_model(
             that multiplies it natively, unless the checkpoint is in float32: about twice as fast, not exact.
         revision: Branch, tag or commit of a Hub model.
         trust_remote_code: Run code that comes with the model. Leave it off unless you read it.
+        device_map: How the layers are spread over several GPUs, in place of `device`: `"auto"`, `"balanced"`,
+            `"sequential"`, or module -> device. `docs/cluster.md` says what works on a model that is spread.
+        quantization: `"8bit"` or `"4bit"`, by bitsandbytes on a GPU. The self-check says what that costs.
 
     Raises:
-        InputError: No such model, no readable weights, no such device or number format, or an
-            architecture that TransformerLens cannot bridge. The message names the remedy.
+        InputError: No such model, no readable weights, no such device or number format, an
+            architecture that TransformerLens cannot bridge, or a placement or quantization that cannot be had
+            here. The message names the remedy.
     """
     source = find(name)
     if source.local and revision is not None:
         raise InputError(f"revision {revision!r} was given, but {name} is local and has no history")
     where = _device(device)
+    placed = placement(
+        name, gguf=source.gguf is not None, device=device, device_map=device_map, quantization=quantization
+    )
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if not source.local:
         options["revision"] = revision
@@ -81,11 +91,15 @@ def load_model(
             attn_implementation="eager",
             use_safetensors=None if source.gguf else True,
             **options,
+            **placed,
         )
     except (OSError, ValueError) as error:
         raise InputError(_explain(source, error)) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    module.to(where)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if placed:
+        require_no_offload(module, source.name)
+    else:
+        module.to(where)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return HookedReasoner.from_hf(module, tokenizer, name=name, weights_hash=_hash(source, revision))
 
 

@@ -104,6 +104,11 @@ class HookedReasoner:
         return self.module.device
 
     @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that holds a part of the weights; more than one only under a `device_map`."""
+        return tuple(dict.fromkeys(parameter.device for parameter in self.plain.module.parameters()))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Number format of the weights."""
         return self.module.dtype

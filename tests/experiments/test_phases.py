@@ -203,12 +203,21 @@ def test_unknown_conditions_and_missing_steps_say_what_to_do(tmp_path):
 
 
 def test_a_plan_counts_before_anything_runs(tmp_path):
-    found = plan(config_in(tmp_path / "runs"))
+    found = plan(config_in(tmp_path / "runs"), workers=4)
     by_name = {stage.name: stage for stage in found.stages}
     assert by_name["baseline, by variant"].completions == 2 * 24 * 2
     assert by_name["random ablations"].completions == 20 * 24 * 2
     assert found.tokens == sum(stage.completions for stage in found.stages) * 110
     assert found.rate > 0 and found.memory.rows == 48
+    assert found.device_hours == pytest.approx(found.tokens / found.rate / 3600)
+    assert found.seconds_on(1) == pytest.approx(found.seconds)
+    # units of 64 rows at once and 4 rounds: the random ablations are 4, the subset sweep 2, each other stage one
+    many, two = by_name["random ablations"].tokens, by_name["subset sweep"].tokens
+    assert (by_name["random ablations"].completions, by_name["subset sweep"].completions) == (960, 336)
+    assert found.seconds_on(4) * found.rate == pytest.approx(found.tokens - many - two + many / 4 + two / 2)
+    assert any("machine-hours (CPU)" in line for line in found.lines())
+    with pytest.raises(InputError, match="workers is 0"):
+        plan(config_in(tmp_path / "runs"), workers=0)
     assert not (tmp_path / "runs").exists()
 
 

@@ -126,10 +126,15 @@ def sample_units(
         engine: Which engine decodes.
 
     Raises:
-        InputError: No such engine, or one that cannot run the architecture.
+        InputError: No such engine, or one that cannot run the architecture or a model on several devices.
     """
     if engine not in get_args(Engine):
         raise InputError(f"unknown engine {engine!r}; use {' or '.join(get_args(Engine))}")
+    if engine == "packed" and len(model.devices) > 1:
+        raise InputError(
+            f"{model.name} is spread over {', '.join(map(str, model.devices))}, and the packed engine needs one "
+            "device; sample with engine: bridge, which is slower, or load a smaller or quantized model on one GPU"
+        )
     for number, unit in enumerate(work):
         if engine == "packed":
             yield number, packed_engine.run_unit(model, unit, settings, seats=seats)
