@@ -10,7 +10,6 @@ from backtracking.measures.steering import SteeringSweep
 
 BACKTRACKING, RIGHT = palette("light").first, palette("light").second
 GREY = "#6E6E6E"
-BACKTRACKING, RIGHT = palette("light").first, palette("light").second
 PURPLE = "#AA3377"
 _COLOURS = (BACKTRACKING, RIGHT, "#007A5E", PURPLE)
 
@@ -71,7 +70,8 @@ def sweep_grid(sweep: SteeringSweep, *, outcome: str | None = None) -> go.Figure
     return _laid_out(
         figure,
         f"Steering sweep: change of {name}",
-        f"{len(sweep.selection_problems)} problems of the selection half; blue: more of it<br>★ p ≤ 0.05 after Holm over the sweep",
+        f"{len(sweep.selection_problems)} problems of the selection half; blue: more of it<br>"
+        "★ p ≤ 0.05 after Holm over the sweep",
         x="magnitude",
         y="",
         height=270 + 46 * len(labels),
