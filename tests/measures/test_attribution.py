@@ -136,7 +136,7 @@ def test_the_planted_head_is_named_and_neither_its_neighbour_nor_any_other():
     model, trigger = planted_head()
     table = logit_attribution(model, head_points(trigger), trigger_ids=[trigger]).to_pandas().set_index("component")
     named, layer = f"attn.{LAYER}.h{HEAD}", f"attn.{LAYER}"
-    assert set(table["difference"].nlargest(2).index) == {named, layer}
+    assert set(table.sort_values(by="difference").index[-2:]) == {named, layer}
     others = table.drop(index=[named, layer])["difference"].abs()
     assert table.loc[named, "difference"] > 5 * others.max()
     assert table.loc[named, "q"] < 0.01
@@ -147,8 +147,9 @@ def test_the_planted_head_is_named_and_neither_its_neighbour_nor_any_other():
 def test_events_without_controls_have_no_difference(tiny):
     points = random_points(list(TRIGGERS), problems=2, controls=False)
     table = logit_attribution(tiny, points, trigger_ids=TRIGGERS).to_pandas()
-    assert table["event"].notna().all() and table[["control", "difference", "q"]].isna().all(axis=None)
-    assert not table["pairs"].any()
+    assert bool(table["event"].notna().all())
+    assert table[["control", "difference", "q"]].isna().to_numpy().all()
+    assert table["pairs"].max() == 0
 
 
 def test_a_trigger_id_outside_the_vocabulary_is_refused(tiny):
