@@ -74,7 +74,7 @@ def run_comparison(
         report(result)
     study.folder.write_manifest(status="finished")
     study.log.end(completions=len(completions))
-    study.lock.release()
+    study.release()
     return result
 
 

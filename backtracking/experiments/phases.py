@@ -46,5 +46,5 @@ def run_phases(
         report(first, second)
     study.folder.write_manifest(status="finished")
     study.log.end()
-    study.lock.release()
+    study.release()
     return first, second

@@ -57,8 +57,8 @@ class Study:
     folder: RunFolder
     problems: tuple[Problem, ...]
     progress: Progress
-    lock: RunLock
-    """Keeps other processes from the run, until it is released or this value ends."""
+    lock: RunLock | None
+    """Keeps other processes from the run, until it is released or this value ends; None where it is only read."""
     executor: Executor = LocalExecutor()
     """Who samples."""
 
@@ -105,6 +105,16 @@ class Study:
         checks = self_check(self.model)
         self.folder.save_table("self_check", pd.DataFrame([asdict(check) for check in checks]))
         return checks
+
+    def release(self) -> None:
+        """Let other processes work on the run."""
+        if self.lock is not None:
+            self.lock.release()
+
+    def _held(self) -> RunLock:
+        if self.lock is None:
+            raise InputError(f"the run {self.folder.run_id} was opened for reading; open it for work to sample")
+        return self.lock
 
     @property
     def settings(self) -> Settings:
@@ -172,7 +182,7 @@ class Study:
         if not missing:
             return failed
         job = SamplingJob.of(self.config.model, self.model, self.settings, self.config.generation.engine)
-        for outcome in self.executor.run(missing, job, Driver(self.model, self.log.log, self.lock.beat)):
+        for outcome in self.executor.run(missing, job, Driver(self.model, self.log.log, self._held().beat)):
             if isinstance(outcome, Failed):
                 failed.append(outcome)
                 continue
@@ -247,13 +257,17 @@ def open_study(
         mend(folder, config, problems, canary)
     make_current(folder)
     folder.log("started" if new else "continued", problems=len(problems))
-    return Study(
-        config, folder, problems, progress or (lambda task, done, total: None), lock, executor or LocalExecutor()
-    )
+    return Study(config, folder, problems, progress or _silent, lock, executor or LocalExecutor())
 
 
-def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = None) -> Study:
+def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = None, only_reading: bool = False) -> Study:
     """Open a run that exists, with the problems it was begun with.
+
+    Args:
+        folder: Of the run.
+        config: Its config.
+        progress: Told how far each task is.
+        only_reading: Look at what is there, also while another process works on the run; nothing may be sampled.
 
     Raises:
         InputError: There is no such run, another process works on it, or its problems have changed.
@@ -264,7 +278,11 @@ def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = Non
     problems = load_problems(file)
     if folder.manifest().get("problems_hash") not in (None, digest(problems_text(problems))):
         raise InputError(f"{file} has changed since the run began; put the old one back, or start a new run")
-    return Study(config, folder, problems, progress or (lambda task, done, total: None), folder.hold())
+    return Study(config, folder, problems, progress or _silent, None if only_reading else folder.hold())
+
+
+def _silent(_task: str, _done: int, _total: int) -> None:
+    """Nobody is told."""
 
 
 def settings_of(config: Config) -> Settings:

@@ -37,9 +37,10 @@ def view(
     from backtracking.faces.viewer.page import export_page
     from backtracking.faces.viewer.server import ViewerServer
 
-    study, chosen = _opened(run, runs), condition or []
+    study, chosen = _opened(run, runs, only_reading=not measure), condition or []
     if measure:
         _measured(study, chosen, measure)
+        study.release()
     gallery = gallery_of(study, conditions=chosen)
     if export is not None:
         path = export_page(gallery, export)
@@ -56,7 +57,7 @@ def view(
             err.print("viewer ended", markup=False)
 
 
-def _opened(run: str | None, runs: Path) -> Any:
+def _opened(run: str | None, runs: Path, *, only_reading: bool) -> Any:
     from backtracking.experiments.config import load_config
     from backtracking.experiments.runs import RunFolder, current_run
     from backtracking.experiments.study import reopen
@@ -67,7 +68,7 @@ def _opened(run: str | None, runs: Path) -> Any:
         by_id = runs / run
         folder = RunFolder(by_id if (by_id / "manifest.json").is_file() else Path(run))
         folder.manifest()
-    return reopen(folder, load_config(folder.path / "config.yaml"))
+    return reopen(folder, load_config(folder.path / "config.yaml"), only_reading=only_reading)
 
 
 def _measured(study: Any, conditions: Sequence[str], most: int) -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
-from backtracking.experiments import study as job
+from backtracking.experiments import executors as job
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
 from backtracking.experiments.runs import current_run

@@ -106,9 +106,9 @@ def test_a_browser_without_network_draws_every_figure_and_complains_of_nothing(p
         opened = browser.open(page[1].as_uri(), width=width)
         assert (
             opened.evaluate("[...document.querySelectorAll('.plot')].filter(p => p.querySelector('.main-svg')).length")
-            == 12
+            == 13
         )
-        assert opened.evaluate("document.querySelectorAll('.plot .main-svg').length") >= 12
+        assert opened.evaluate("document.querySelectorAll('.plot .main-svg').length") >= 13
         # The text of a model is text: nothing of it became an element.
         assert opened.evaluate("[...document.scripts].filter(s => s.textContent.startsWith('alert')).length") == 0
         assert opened.evaluate("document.querySelector('pre').textContent") == TEXT

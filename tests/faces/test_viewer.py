@@ -278,6 +278,14 @@ def test_the_command_exports_and_refuses_in_one_line(run, command):
     assert not (run / "x.html").exists()
 
 
+def test_a_run_that_another_process_works_on_can_be_looked_at(run, command):
+    from backtracking.experiments.runs import current_run
+
+    held = current_run(run / "runs").hold()
+    assert command("--export", "held.html")[0] == 0
+    held.release()
+
+
 def test_the_command_serves_until_it_is_interrupted(run):
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "backtracking.cli", "view"],
@@ -285,6 +293,8 @@ def test_the_command_serves_until_it_is_interrupted(run):
     )  # fmt: skip
     assert process.stdout is not None
     line = process.stdout.readline()
+    if "http" not in line:
+        raise AssertionError((line, *process.communicate(timeout=30)))
     port = int(line.split("http://127.0.0.1:")[1].split("/")[0])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/data.json")
