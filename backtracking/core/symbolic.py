@@ -12,7 +12,7 @@ from functools import lru_cache
 _MAX_CHARACTERS = 80
 _MAX_GROUPS = 16
 _HEAVY = re.compile(
-    r"\\(?:sum|prod|i*int|oint|lim|binom|begin|input|def|over|mod)|!|\d{30}|\*\*|\d[eE]\d{2}"
+    r"\\(?:sum|prod|i*int|oint|lim|binom|begin|input|def|over|mod)|!|\d{30}|\*\*|\d\W{0,2}[eE]\W{0,3}\d{2}"
     r"|\^[\s{(+-]*(?:\d{3}|[3-9]\d|2[1-9])"
     r"|\\(?:sin|cos|tan|cot|sec|csc|log|ln|exp)\w*\s*(?:\^|_\S*\s*\^)"
 )

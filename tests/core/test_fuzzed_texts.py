@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from backtracking.core.events import Event, OnsetRow, table
 from backtracking.core.numerals import find_numerals
+from backtracking.core.symbolic import same_formula
 from benchmarks.fuzz import _PIECES, completion_of, read, text_of, write
 
 NASTY = st.lists(st.one_of(st.sampled_from(_PIECES), st.text(st.characters(), max_size=5)), max_size=40).map("".join)
@@ -69,3 +70,11 @@ def test_digits_of_scripts_newer_than_python_are_numbers_without_a_value(text):
     """Found by fuzzing: the pattern's Unicode is newer than Python's, whose `int` then raised."""
     read(completion_of(0, 0, text))
     assert all(numeral.value is None or numeral.value in (1, 3, 5) for numeral in find_numerals(text))
+
+
+@pytest.mark.parametrize("number", ["771E-999999", "1e+99999999", "2.E- 9999999", "1 e9999999"])
+def test_a_number_with_a_huge_exponent_is_never_computed(number):
+    start = time.process_time()
+    read(completion_of(0, 0, f"The final answer is \\({number}\\)"))
+    assert same_formula("3", number) is False
+    assert time.process_time() - start < 30  # it took minutes; a bound for a hang, not a timing
