@@ -70,6 +70,8 @@ class Done:
     """Standard error and standard output."""
     seconds: float
     """Of processor time, so that a busy machine changes no kill's moment."""
+    signalled: bool
+    """Whether it was sent a signal; one that ends before its moment is not."""
 
 
 class Campaign:
@@ -127,12 +129,12 @@ class Campaign:
         """Where a child's output goes: outside the place that fails."""
         return self.folder / f"said{process}.txt"
 
-    def wait(self, process: int) -> Done:
+    def wait(self, process: int, *, signalled: bool = False) -> Done:
         """Wait for a child's end."""
         _, status, used = os.wait4(process, 0)
         said = self.said(process)
         text = said.read_text(errors="replace") if said.is_file() else ""
-        return Done(os.waitstatus_to_exitcode(status), text.strip(), used.ru_utime + used.ru_stime)
+        return Done(os.waitstatus_to_exitcode(status), text.strip(), used.ru_utime + used.ru_stime, signalled)
 
     def run(
         self,
@@ -144,16 +146,17 @@ class Campaign:
         by: int = signal.SIGKILL,
     ) -> Done:
         """Run in a place; ended by a signal `after` seconds of processor time or when `until` holds."""
-        process = self.start(place, before)
+        process, signalled = self.start(place, before), False
         while after is not None or until is not None:
             if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 break
             if (after is not None and _used(process) >= after) or (until is not None and until()):
                 time.sleep(self.random.uniform(0, 0.02))  # the system counts processor time in steps of 10 ms
                 os.kill(process, by)
+                signalled = True
                 break
             time.sleep(0.002)
-        return self.wait(process)
+        return self.wait(process, signalled=signalled)
 
     def result(self, place: Path) -> dict[str, str]:
         """Digest of every table, and the sampled ids, of the only run in a place."""
@@ -240,13 +243,16 @@ def _fork_killer(campaign: Campaign, worker: int, number: int) -> int:
 
 def signals(campaign: Campaign, number: int) -> Outcome:
     """Ctrl-C and the signal of a machine that is taken away."""
-    held, said = 0, ""
+    held, tries, ended = 0, 0, []
     for by in [signal.SIGINT, signal.SIGTERM] * number:
         place = campaign.place()
         done = campaign.run(place, until=lambda place=place: bool(list(place.glob("runs/*/completions/*"))), by=by)
-        said = done.said.splitlines()[-1] if done.said else ""
-        held += done.status == 130 and "the same command continues" in said and campaign.finishes(place)
-    return Outcome("SIGINT, SIGTERM", 2 * number, held, "one line, status 130; then same tables", said)
+        tries += done.signalled
+        said = "the same command continues" in done.said
+        finished = campaign.finishes(place)
+        held += done.signalled and done.status == 130 and said and finished
+        ended.append(f"{signal.Signals(by).name}: status {done.status}" + ("" if finished else ", other tables"))
+    return Outcome("SIGINT, SIGTERM", tries, held, "one line, status 130; then same tables", "; ".join(ended))
 
 
 @contextmanager
