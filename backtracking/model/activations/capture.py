@@ -17,16 +17,14 @@ from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError, ReceiptError
 from backtracking.core.events import Event, OnsetRow
 from backtracking.core.interventions import (
-    BASELINE,
-    At,
     Ban,
     Condition,
-    Intervention,
     SiteIntervention,
-    parse_conditions,
 )
 from backtracking.core.receipts import Receipt
 from backtracking.core.sites import Site
+from backtracking.model.activations.arms import Conditions, arms_for, note_on, reached
+from backtracking.model.activations.description import check_sites, describe
 from backtracking.model.activations.index import index_table
 from backtracking.model.activations.positions import (
     Chosen,
@@ -39,12 +37,11 @@ from backtracking.model.activations.positions import (
 from backtracking.model.activations.sidecar import DTYPES, Recipe
 from backtracking.model.activations.store import ActivationStore
 from backtracking.model.activations.writer import Rows, StoreWriter
-from backtracking.model.hooks import NOWHERE, hook_point, intervening, site_of, width_of
+from backtracking.model.hooks import NOWHERE, hook_point, intervening, site_of
 from backtracking.model.last_position import TOKENS_AT_ONCE, last_logits_only
 from backtracking.model.reasoner import HookedReasoner
 
 SHARD_BYTES = 2**28
-Conditions = Sequence[Condition] | Mapping[str, Sequence[str | Intervention]]
 
 
 def cache_activations(
@@ -93,7 +90,7 @@ def cache_activations(
     """
     chosen_sites = check_sites(model, sites)
     choice = read_positions(positions, completions=len(completions))
-    arms = _arms(completions, conditions)
+    arms = arms_for(completions, conditions)
     _check(model, completions, shard_bytes, batch)
     detected = onsets_from(onsets) if onsets is not None else counting_onsets
     chosen = [
@@ -113,7 +110,7 @@ def cache_activations(
         dataset=dataset,
         positions=choice.text,
         interventions={name: str(arm) for name, arm in arms.items()},
-        note=_note(arms, conditions),
+        note=note_on(arms, conditions),
         source={"completions": len(completions), "sha256": _digest(completions, chosen, arms)},
         shard_bytes=shard_bytes,
         batch=f"at most {batch or 'as many as fit'} rows, right-padded",
@@ -237,56 +234,11 @@ class _Capture:
             for intervention in interventions:
                 prompt, found = len(part.completion.prompt_ids), touched[str(intervention)]
                 # Layers above the last site are not run.
-                if intervention.site.layer <= top and found != (wanted := _reached(intervention, prompt, part.length)):
+                if intervention.site.layer <= top and found != (wanted := reached(intervention, prompt, part.length)):
                     raise ReceiptError(
                         f"{intervention} touched {found} positions of {part.length} tokens run, "
                         f"not {wanted}; the activations cannot be trusted and the capture was stopped"
                     )
-
-
-def check_sites(model: HookedReasoner, sites: Sequence[str | Site]) -> tuple[Site, ...]:
-    """The sites as values, each once.
-
-    Raises:
-        UnknownSiteError: The model has no such site.
-        InputError: There is none.
-    """
-    if isinstance(sites, str) or not sites:
-        raise InputError(f"sites is {sites!r}; give a list of sites, such as ['resid_post.3']")
-    parsed = tuple(dict.fromkeys(map(Site.parse, sites)))
-    for site in parsed:
-        hook_point(model.bridge, site)
-    return parsed
-
-
-def describe(model: HookedReasoner, sites: Sequence[Site], dtype: str | None) -> dict:
-    """The model and what is kept of it, as a recipe has them.
-
-    Raises:
-        InputError: No such number format.
-    """
-    own = str(model.dtype).removeprefix("torch.")
-    if (dtype or own) not in DTYPES:
-        raise InputError(f"activations cannot be stored as {dtype or own}; use {', '.join(DTYPES)}")
-    return {
-        "model": model.name,
-        "revision": getattr(model.module.config, "_commit_hash", None),
-        "weights_hash": model.weights_hash or _hash_of(model),
-        "model_dtype": own,
-        "device": model.device.type,
-        "sites": tuple(map(str, sites)),
-        "widths": tuple(width_of(model.bridge, site) for site in sites),
-        "dtype": dtype or own,
-    }
-
-
-def _hash_of(model: HookedReasoner) -> str:
-    """SHA-256 of a model that was made in memory."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.plain.module.named_parameters()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _groups(chosen: Sequence[Chosen], rows: int) -> list[list[int]]:
@@ -302,44 +254,6 @@ def _groups(chosen: Sequence[Chosen], rows: int) -> list[list[int]]:
     return groups
 
 
-def _arms(completions: Sequence[Completion], conditions: Conditions | str | None) -> dict[str, Condition]:
-    """The condition of each completion by name; empty where the model is to run clean."""
-    touched = sorted({c.condition for c in completions if c.receipts or c.condition != "baseline"})
-    if isinstance(conditions, str):
-        if conditions != "clean":
-            raise InputError(f"conditions is {conditions!r}; give the conditions themselves, or 'clean'")
-        return {}
-    if conditions is None:
-        if touched:
-            raise InputError(
-                f"completions of {', '.join(touched)} were sampled under interventions; give conditions=, so that each "
-                "is run under its own, or conditions='clean' to run them without any"
-            )
-        return {}
-    listed = parse_conditions(conditions) if isinstance(conditions, Mapping) else (BASELINE, *conditions)
-    arms = {arm.name: arm for arm in listed}
-    for completion in completions:
-        if completion.condition not in arms:
-            raise InputError(f"no condition {completion.condition!r} is given; there are {', '.join(arms)}")
-        noted = {receipt.intervention for receipt in completion.receipts}
-        wanted = set(map(str, arms[completion.condition].interventions))
-        if noted and noted != wanted:
-            raise InputError(
-                f"the condition {completion.condition!r} is {arms[completion.condition]}, but its completions were "
-                f"sampled under {' + '.join(sorted(noted))}; give the conditions they were sampled under"
-            )
-    return arms
-
-
-def _note(arms: Mapping[str, Condition], conditions: Conditions | str | None) -> str:
-    if conditions is None:
-        return "clean model; the completions are of the baseline"
-    if conditions == "clean":
-        return "clean model, whatever the completions were sampled under"
-    bans = any(isinstance(i, Ban) for arm in arms.values() for i in arm.interventions)
-    return "each completion under the interventions of its condition" + ("; bans have no effect here" if bans else "")
-
-
 def _digest(completions: Sequence[Completion], chosen: Sequence[Chosen], arms: Mapping[str, Condition]) -> str:
     """SHA-256 of what is run and what is kept of it."""
     digest = hashlib.sha256(repr([(name, arm.interventions) for name, arm in arms.items()]).encode())
@@ -351,14 +265,6 @@ def _digest(completions: Sequence[Completion], chosen: Sequence[Chosen], arms: M
         for positions in (each.positions, each.onset_index, each.onset_offset):
             digest.update(b"-" if positions is None else positions.tobytes())
     return digest.hexdigest()
-
-
-def _reached(intervention: SiteIntervention, prompt: int, length: int) -> int:
-    """Positions of a run of so many tokens that an intervention has to touch."""
-    scope = intervention.scope
-    if isinstance(scope, At):
-        return sum(position < length for position in scope.positions)
-    return {"all": length, "prompt": min(prompt, length), "decode": max(length - prompt, 0)}[str(scope)]
 
 
 def _check(model: HookedReasoner, completions: Sequence[Completion], shard_bytes: int, batch: int | None) -> None:

@@ -18,7 +18,8 @@ from backtracking.core.interventions import BASELINE, Condition, parse_condition
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
 from backtracking.core.sites import Site
-from backtracking.model.activations.capture import SHARD_BYTES, check_sites, describe
+from backtracking.model.activations.capture import SHARD_BYTES
+from backtracking.model.activations.description import check_sites, describe
 from backtracking.model.activations.index import index_table
 from backtracking.model.activations.positions import Choice, Chosen, Missing, Positions, counting_onsets, read_positions
 from backtracking.model.activations.sidecar import DTYPES, SIDECAR, Recipe, Sidecar
