@@ -108,6 +108,8 @@ class Origin:
     """Seats of the batch, which decide how the plan is cut into parts."""
     number: int
     """Which part it is, from 0."""
+    shares: int = 1
+    """Batches that each unit was decoded in; in bfloat16 the batches of a row decide how it is rounded."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Remains:
     finished: str | None
     plans: dict[str, str]
     rows_at_once: dict[str, int]
+    shares: dict[str, int]
     weights_hash: str | None
 
 
@@ -81,12 +82,13 @@ def remains(folder: Path) -> Remains:
             origins.setdefault(part.stem.rpartition("-")[0], []).append(origin)
     plans = {group: _most([each.plan for each in held]) for group, held in origins.items()}
     seats = {group: _most([each.rows_at_once for each in held]) for group, held in origins.items()}
+    shares = {group: _most([each.shares for each in held]) for group, held in origins.items()}
     weights = [each.weights for held in origins.values() for each in held]
     log = _log(folder / "log.jsonl")
     started = next((line["time"] for line in log if line["event"] == "started"), None)
     last = next((line for line in reversed(log) if line["event"] in ("started", "finished")), None)
     finished = last["time"] if last is not None and last["event"] == "finished" else None
-    return Remains(started, finished, plans, seats, _most(weights) if weights else None)
+    return Remains(started, finished, plans, seats, shares, _most(weights) if weights else None)
 
 
 def _origin(part: Path) -> Origin | None:

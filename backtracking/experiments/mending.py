@@ -76,7 +76,7 @@ def mend(folder: RunFolder, config: Config, problems: Sequence[Problem], canary:
             with writing(folder.path):
                 set_aside(folder.path / MANIFEST, "damaged")
         left = remains(folder.path)
-        found = {"rebuilt": now(), "plans": left.plans, "rows_at_once": left.rows_at_once}
+        found = {"rebuilt": now(), "plans": left.plans, "rows_at_once": left.rows_at_once, "shares": left.shares}
         found |= {} if left.weights_hash is None else {"weights_hash": left.weights_hash}
         first = {"run_id": folder.run_id, "status": "started", "started": left.started}
         write_manifest(folder.path, first | provenance(config, problems, canary) | found)

@@ -13,6 +13,7 @@ from backtracking.model.sampling import sample_units
 from backtracking.model.sampling.memory import GIB, MemoryPlan
 from backtracking.model.sampling.plan import ROUNDS, Settings, default_rows, plan_rows
 from backtracking.model.sampling.sampler import memory_for
+from backtracking.model.sampling.shares import shares_for
 
 PROBE_TOKENS = 16
 """Sampled per row to measure the rate."""
@@ -141,7 +142,9 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2), work
     most = generation.batch_size or default_rows(model, settings.max_new_tokens, generation.engine)
     probe = Settings(PROBE_TOKENS, settings.temperature, settings.top_p, settings.seed)
     begin = time.perf_counter()
-    made = [c for _, part in sample_units(model, [rows[: memory.rows]], probe, engine=generation.engine) for c in part]
+    shares = shares_for(model, settings, seats=memory.rows)
+    probed = sample_units(model, [rows[: memory.rows]], probe, engine=generation.engine, shares=shares)
+    made = [c for _, part in probed for c in part]
     rate = sum(len(c.ids) for c in made) / (time.perf_counter() - begin)
     stages = _stages(config, len(problems))
     comparisons = max(max((stage.arms for stage in stages), default=1) - 1, 1)

@@ -39,6 +39,7 @@ from backtracking.experiments.runs import RunFolder, digest, make_current, new_r
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
 from backtracking.model.sampling.sampler import in_order, memory_for
+from backtracking.model.sampling.shares import shares_for
 from backtracking.model.self_check import Check, self_check
 from backtracking.workspace.experiment_log import ExperimentLog
 from backtracking.workspace.log_sinks import require_sinks
@@ -85,6 +86,7 @@ class Study:
             device=str(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
             rows_at_once=self.folder.manifest().get("rows_at_once", {}),
+            shares=self.folder.manifest().get("shares", {}),
             **({} if section.quantization is None else {"quantization": section.quantization}),
             **({} if len(model.devices) == 1 else {"devices": [str(device) for device in model.devices]}),
         )
@@ -157,16 +159,19 @@ class Study:
         """
         generation = self.config.generation
         plan = self._require_same_plan(group, rows)
-        held = dict(self.folder.manifest().get("rows_at_once") or {})
+        held, cuts = (dict(self.folder.manifest().get(name) or {}) for name in ("rows_at_once", "shares"))
         if group not in held:
             memory = memory_for(self.model, rows, self.settings, rows=generation.batch_size, engine=generation.engine)
             held[group] = memory.rows
-            self.folder.write_manifest(rows_at_once=held)
-            self.folder.log("memory", group=group, plan=str(memory), rows=memory.rows)
-        seats = int(held[group])
+            cuts[group] = shares_for(self.model, self.settings, seats=memory.rows)
+            self.folder.write_manifest(rows_at_once=held, shares=cuts)
+            self.folder.log("memory", group=group, plan=str(memory), rows=memory.rows, shares=cuts[group])
+        seats, shares = int(held[group]), int(cuts.get(group, 1))
         cut = units(rows, seats * ROUNDS if seats > 1 else 1)
         weights, run_id = self.model.weights_hash, self.folder.run_id
-        work = [Unit(run_id, group, unit, Origin(plan, weights, seats, number)) for number, unit in enumerate(cut)]
+        work = [
+            Unit(run_id, group, unit, Origin(plan, weights, seats, number, shares)) for number, unit in enumerate(cut)
+        ]
         found = {unit.number: sound_part(self.folder, group, unit.origin, unit.rows) for unit in work}
         parts = {number: part for number, part in found.items() if part is not None}
         failed = self._sample_missing(group, [unit for unit in work if unit.number not in parts], parts, len(rows))

@@ -36,6 +36,18 @@ class KeyValues:
         for tensor in (self.keys, self.values):
             tensor[target] = tensor[source]
 
+    def append(self, column: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put one position of the first entries into a column; all keys and values of them, as `flat` gives them."""
+        for tensor, new in ((self.keys, keys), (self.values, values)):
+            tensor.narrow(0, 0, len(new)).narrow(2, column, 1).copy_(new)
+        return self.flat(len(keys))
+
+    def flat(self, entries: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first entries, each `entry_x_head column d_head`."""
+        heads = self.keys.shape[1]
+        keys, values = self.keys.flatten(0, 1), self.values.flatten(0, 1)
+        return keys[: entries * heads], values[: entries * heads]
+
     def shift(self, columns: int) -> None:
         """Drop the first columns."""
         for tensor in (self.keys, self.values):
@@ -166,11 +178,12 @@ class Seating:
     prefix_length: Int[Tensor, " seat"]
     start: Int[Tensor, " seat"]
     """First column of the row's own keys and values."""
-    members: Int[Tensor, " entry_x_most"]
+    members: Int[Tensor, "entry most"]
     """Seats of the rows of each prefix, filled up with seat 0."""
     place: Int[Tensor, " seat"]
-    """Where each seat is among the members."""
-    entries: int
+    """Where each seat is among the members, counted through."""
+    _by_prefix: dict[int, Tensor] = field(default_factory=dict)
+    _by_seat: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -186,7 +199,33 @@ class Seating:
         place[order] = prefix[order] * most + rank
         members = torch.zeros(entries * most, dtype=torch.long, device=prefix.device)
         members[place] = torch.arange(len(prefix), device=prefix.device)
-        return cls(prefix, prefix_length, start, members, place, entries)
+        return cls(prefix, prefix_length, start, members.view(entries, most), place)
+
+    @property
+    def entries(self) -> int:
+        """Prefixes in use."""
+        return len(self.members)
+
+    def by_prefix(self, tensor: Float[Tensor, "seat group head x"]) -> Float[Tensor, "entry_x_group member_x_head x"]:
+        """Rows of one prefix under one another."""
+        _, groups, heads, _ = tensor.shape
+        if groups not in self._by_prefix:
+            each = torch.arange(groups, device=self.members.device)
+            self._by_prefix[groups] = (self.members[:, None] * groups + each[:, None]).flatten()
+        gathered = tensor.flatten(0, 1).index_select(0, self._by_prefix[groups])
+        return gathered.view(self.entries * groups, -1, tensor.shape[3])
+
+    def by_seat(
+        self, tensor: Float[Tensor, "entry_x_group member_x_head x"], groups: int
+    ) -> Float[Tensor, "seat group head x"]:
+        """The rows back where they came from."""
+        most = self.members.shape[1]
+        if groups not in self._by_seat:
+            each = torch.arange(groups, device=self.place.device)
+            entry, member = (self.place // most)[:, None], (self.place % most)[:, None]
+            self._by_seat[groups] = ((entry * groups + each) * most + member).flatten()
+        spread = tensor.view(tensor.shape[0] * most, -1, tensor.shape[2])
+        return spread.index_select(0, self._by_seat[groups]).unflatten(0, (-1, groups))
 
 
 @dataclass
@@ -198,8 +237,6 @@ class Decode:
     positions: Int[Tensor, " seat"]
     """Position of each row's new token in its full sequence."""
     _bias: dict[int | None, Tensor] = field(default_factory=dict)
-    _scores: Tensor | None = None
-    _column: Tensor | None = None
 
     def attend(
         self,
@@ -217,36 +254,19 @@ class Decode:
         if layer not in cache.added:
             cache.added[layer] = KeyValues.room(cache.seats, cache.columns, key)
         seats, heads, _, width = query.shape
-        groups, most = key.shape[1], len(seating.members) // seating.entries
-        own, shared = cache.added[layer], cache.prefixes[layer]
-        if self._column is None:
-            self._column = torch.tensor([cache.filled], device=key.device)
-        own_keys, own_values = own.keys[:seats], own.values[:seats]
-        own_keys.index_copy_(2, self._column, key)
-        own_values.index_copy_(2, self._column, value)
+        groups = key.shape[1]
+        own_keys, own_values = cache.added[layer].append(cache.filled, key, value)
+        keys, values = cache.prefixes[layer].flat(seating.entries)
 
         scaled = (query * scaling).view(seats, groups, heads // groups, width)
-        together = self._by_prefix(scaled, most) @ shared.keys[: seating.entries].transpose(-1, -2)
-        bias = self._bias_of(window)
-        if self._scores is None or self._scores.shape[:3] != (seats, groups, heads // groups):
-            self._scores = torch.empty((seats, groups, heads // groups, bias.shape[-1]), device=key.device)
-        scores = self._scores
-        scores[..., : cache.width] = self._by_seat(together, most)
-        scores[..., cache.width :] = scaled @ own_keys.transpose(-1, -2)
-        weights = softcapped(scores, softcap).add_(bias).softmax(-1).to(value.dtype)
-        read = self._by_prefix(weights[..., : cache.width], most) @ shared.values[: seating.entries]
-        read = weights[..., cache.width :] @ own_values + self._by_seat(read, most)
+        shared = seating.by_seat(torch.bmm(seating.by_prefix(scaled), keys.transpose(1, 2)), groups)
+        own = torch.bmm(scaled.flatten(0, 1), own_keys.transpose(1, 2)).view(*shared.shape[:3], -1)
+        scores = torch.cat([shared, own], dim=-1).float()
+        weights = softcapped(scores, softcap).add_(self._bias_of(window)).softmax(-1).to(value.dtype)
+        prompt, since = weights.split([cache.width, cache.columns], dim=-1)
+        read = seating.by_seat(torch.bmm(seating.by_prefix(prompt), values), groups)
+        read += torch.bmm(since.flatten(0, 1), own_values).view_as(read)
         return read.view(seats, 1, heads, width)
-
-    def _by_prefix(self, tensor: Tensor, most: int) -> Tensor:
-        """`seat group head x` to `entry group (member head) x`."""
-        gathered = tensor[self.seating.members].unflatten(0, (-1, most))
-        return gathered.transpose(1, 2).flatten(2, 3)
-
-    def _by_seat(self, tensor: Tensor, most: int) -> Tensor:
-        """`entry group (member head) x` back to `seat group head x`."""
-        spread = tensor.unflatten(2, (most, -1)).transpose(1, 2)
-        return spread.flatten(0, 1)[self.seating.place]
 
     def _bias_of(self, window: int | None) -> Float[Tensor, "seat 1 1 column"]:
         """0 where a row may look, minus infinity where it may not; the same for all layers of a window."""

@@ -9,10 +9,11 @@ from backtracking.core.interventions import BASELINE, Condition, Intervention, p
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling import bridge_engine, packed_engine
+from backtracking.model.sampling import bridge_engine
 from backtracking.model.sampling.memory import MemoryPlan, plan_memory
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, default_rows, plan_rows, units
 from backtracking.model.sampling.prefixes import Prefix
+from backtracking.model.sampling.shares import run_in_shares, shares_for
 
 Engine = Literal["packed", "bridge"]
 Conditions = Sequence[Condition] | Mapping[str, Sequence[str | Intervention]]
@@ -75,7 +76,10 @@ def sample(
     )
     seats = memory_for(model, plan, settings, rows=rows, engine=engine).rows
     work = units(plan, seats * ROUNDS if seats > 1 else 1)
-    done = [row for _, part in sample_units(model, work, settings, seats=seats, engine=engine) for row in part]
+    found = sample_units(
+        model, work, settings, seats=seats, engine=engine, shares=shares_for(model, settings, seats=seats)
+    )
+    done = [row for _, part in found for row in part]
     return in_order(done, plan)
 
 
@@ -115,6 +119,8 @@ def sample_units(
     *,
     seats: int | None = None,
     engine: Engine = "packed",
+    shares: int = 1,
+    processes: int | None = None,
 ) -> Iterator[tuple[int, Completions]]:
     """Sample unit after unit, giving each with its number as soon as it is done.
 
@@ -124,6 +130,8 @@ def sample_units(
         settings: How tokens are sampled.
         seats: Rows decoded together; a whole unit if not given.
         engine: Which engine decodes.
+        shares: Into how many batches a unit is cut, of the packed engine; see `shares_for`.
+        processes: 1 decodes them one after another in this process; else each has a process of its own.
 
     Raises:
         InputError: No such engine, or one that cannot run the architecture or a model on several devices.
@@ -137,7 +145,7 @@ def sample_units(
         )
     for number, unit in enumerate(work):
         if engine == "packed":
-            yield number, packed_engine.run_unit(model, unit, settings, seats=seats)
+            yield number, run_in_shares(model, unit, settings, seats=seats, shares=shares, processes=processes)
             continue
         parts = units(unit, seats or len(unit))
         done = [row for part in parts for row in bridge_engine.run_unit(model, part, settings)]

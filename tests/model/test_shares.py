@@ -1,0 +1,159 @@
+"""Laws of shares: the same completions however many processes decode them, and no process is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backtracking.core.errors import InputError
+from backtracking.core.interventions import BASELINE, Condition
+from backtracking.core.prompts import VARIANTS, Prompting
+from backtracking.model.loading import load_model
+from backtracking.model.organism.problems import organism_problems
+from backtracking.model.sampling import packed_engine, shares
+from backtracking.model.sampling.plan import Row, Settings, plan_rows
+from backtracking.model.sampling.shares import LEAST_ROWS, cut_rows, run_in_shares, shares_for
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = Settings(24, 1.0, 1.0, 3)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked under Linux only")
+
+
+@pytest.fixture(scope="module")
+def organism():
+    return load_model("organism")
+
+
+@pytest.fixture(scope="module")
+def rows(organism):
+    conditions = (BASELINE, Condition("off", ["mlp.5*0@decode"]), Condition("half", ["attn.1*0.5"]))
+    return plan_rows(
+        organism,
+        organism_problems(6),
+        conditions=conditions,
+        samples=4,
+        variant=VARIANTS[0].name,
+        settings=SETTINGS,
+        prompting=Prompting(),
+    )
+
+
+def children():
+    return psutil.Process().children(recursive=True)
+
+
+def test_rows_are_the_same_in_one_batch_and_in_shares(organism, rows):
+    whole = packed_engine.run_unit(organism, rows, SETTINGS)
+    shared = run_in_shares(organism, rows, SETTINGS, shares=2)
+    assert [(c.condition, c.problem_id, c.sample_id, c.ids, c.text) for c in shared] == [
+        (c.condition, c.problem_id, c.sample_id, c.ids, c.text) for c in whole
+    ]
+    assert len({c.ids for c in whole}) > 20 and not children()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_process_decodes_the_same_shares_as_many_to_the_last_bit(organism, rows, dtype):
+    model = organism if dtype == "float32" else load_model("organism", dtype=dtype)
+    many = run_in_shares(model, rows, SETTINGS, seats=20, shares=2)
+    assert many == run_in_shares(model, rows, SETTINGS, seats=20, shares=2, processes=1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40)), min_size=1, max_size=12),
+    st.integers(1, 6),
+)
+def test_shares_are_all_rows_once_in_like_numbers_with_rows_of_a_prompt_together(groups, count):
+    made = [Row(n, s, "v", BASELINE, (prompt,)) for n, (prompt, size) in enumerate(groups) for s in range(size)]
+    cut = cut_rows(made, count)
+    assert sorted(index for share in cut for index in share) == list(range(len(made)))
+    most = -(-len(made) // count)
+    assert max(map(len, cut)) <= 2 * most
+    for prompt in {row.prompt_ids for row in made}:
+        of = sum(row.prompt_ids == prompt for row in made)
+        holders = sum(any(made[index].prompt_ids == prompt for index in share) for share in cut)
+        assert holders <= -(-of // most)
+
+
+def test_a_small_unit_is_one_batch(organism, rows, monkeypatch):
+    monkeypatch.setattr(shares, "_run_all", lambda *_: pytest.fail("too few rows for two processes"))
+    assert len(run_in_shares(organism, rows[: 2 * LEAST_ROWS - 1], SETTINGS, shares=2)) == 2 * LEAST_ROWS - 1
+
+
+def test_there_are_as_many_shares_as_threads_where_that_pays(organism, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert shares_for(organism, SETTINGS, seats=384) == 8
+    assert shares_for(organism, SETTINGS, seats=3 * LEAST_ROWS) == 3
+    assert shares_for(organism, SETTINGS, seats=8) == 1
+    assert shares_for(organism, Settings(4), seats=384) == 1
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert shares_for(organism, SETTINGS, seats=384) == 1
+
+
+def test_what_is_wrong_in_a_process_is_raised_here(organism, rows, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise InputError(f"process {os.getpid()} refuses")
+
+    monkeypatch.setattr(packed_engine, "run_unit", refuse)
+    with pytest.raises(InputError, match=r"process \d+ refuses") as caught:
+        run_in_shares(organism, rows, SETTINGS, shares=2)
+    assert str(os.getpid()) not in str(caught.value) and not children()
+
+
+def test_a_killed_process_is_named_and_the_others_end(organism, rows, monkeypatch):
+    def die(_model, part, *_arguments, **_options):
+        if part[0] is rows[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+    monkeypatch.setattr(packed_engine, "run_unit", die)
+    with pytest.raises(RuntimeError, match="signal 9, as happens where memory runs out"):
+        run_in_shares(organism, rows, SETTINGS, shares=2)
+    assert not children()
+
+
+def test_an_interrupt_leaves_no_process_behind(organism, rows, monkeypatch):
+    def interrupt(_child, _end):
+        assert len(children()) == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packed_engine, "run_unit", lambda *_a, **_k: time.sleep(60))
+    monkeypatch.setattr(shares, "_received", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_shares(organism, rows, SETTINGS, shares=2)
+    assert not children()
+
+
+KILLED = """
+import os, signal, sys, time
+from backtracking.model.sampling import packed_engine, shares
+from backtracking.model.sampling.plan import Row, Settings
+from backtracking.core.interventions import BASELINE
+packed_engine.run_unit = lambda *a, **k: (print(os.getpid(), flush=True), time.sleep(60))
+rows = [Row(n, 0, "v", BASELINE, (n,)) for n in range(2 * shares.LEAST_ROWS)]
+shares.run_in_shares(None, rows, Settings(), shares=2)
+"""
+
+
+def test_processes_die_with_a_parent_that_is_killed():
+    parent = subprocess.Popen([sys.executable, "-c", KILLED], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until = time.monotonic() + 10
+    while any(map(is_alive, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(is_alive, pids))
+
+
+def is_alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
