@@ -20,6 +20,7 @@ from backtracking.faces.commands import app
 from backtracking.faces.condition_table import print_conditions
 from backtracking.faces.options import config_files, run_ids
 from backtracking.faces.output import answer
+from tests.commands import command, forked
 
 ROOT = Path(__file__).parents[2]
 ROOT_COMMAND = typer.main.get_command(app)
@@ -52,13 +53,6 @@ def work(tmp_path_factory, tiny_folder):
     }
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     return path
-
-
-def command(folder, *arguments, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "backtracking.cli", *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, timeout=200, **options,
-    )  # fmt: skip
 
 
 def invoke(folder, monkeypatch, *arguments):
@@ -95,7 +89,7 @@ def test_the_command_line_answers_without_loading_torch():
 
 
 def test_a_run_in_json_is_one_document_on_standard_output(work):
-    done = command(work, "run", "--config", "config.yaml", "--json")
+    done = forked(work, "run", "--config", "config.yaml", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert Path(work / document["report"]).is_file()

@@ -17,6 +17,7 @@ from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
 from backtracking.faces.figures import rates_by_condition
 from backtracking.faces.report import write_report
+from tests.commands import command, forked
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,13 +46,6 @@ def result(folder):
     outside = config.run.model_copy(update={"output_dir": str(folder / "api-runs")})
     data = config.dataset.model_copy(update={"name": str(folder / "problems.jsonl")})
     return run_comparison(config.model_copy(update={"run": outside, "dataset": data}))
-
-
-def command(folder, *arguments, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "backtracking.cli", *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, timeout=200, **options,
-    )  # fmt: skip
 
 
 def test_the_report_is_one_file_without_network(result):
@@ -106,7 +100,7 @@ def test_the_command_runs_and_names_its_report(folder):
     assert report is not None
     assert (folder / report[1]).is_file()
     assert "baseline" in done.stdout
-    quiet = command(folder, "run", "--config", "config.yaml", "--quiet")
+    quiet = forked(folder, "run", "--config", "config.yaml", "--quiet")
     assert quiet.stdout.startswith("report: ")
     assert quiet.stderr == ""
 
@@ -128,7 +122,7 @@ def test_bad_input_is_one_line_and_status_2(folder, change, message):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config |= {key: config.get(key, {}) | value if key != "conditions" else value for key, value in change.items()}
     (folder / "bad.yaml").write_text(yaml.safe_dump(config))
-    done = command(folder, "run", "--config", "bad.yaml")
+    done = forked(folder, "run", "--config", "bad.yaml")
     assert done.returncode == 2
     assert message in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.strip() and "loading" not in line]) == 1, done.stderr
@@ -139,7 +133,7 @@ def test_a_missing_config_and_a_wrong_command_are_status_2(folder):
     done = command(folder, "run", "--config", "absent.yaml")
     assert done.returncode == 2
     assert re.fullmatch(r"backtracking: no config file at absent.yaml; . has .*config.yaml.*\n", done.stderr)
-    assert command(folder, "rnu").returncode == 2
+    assert forked(folder, "rnu").returncode == 2
 
 
 def test_an_interrupted_run_says_so_and_continues(folder):
@@ -161,7 +155,7 @@ def test_an_interrupted_run_says_so_and_continues(folder):
     assert process.returncode == 130, stderr
     assert "the same command continues" in stderr
     assert "Traceback" not in stderr
-    done = command(folder, "run", "--config", "long.yaml", "--resume", "--quiet")
+    done = forked(folder, "run", "--config", "long.yaml", "--resume", "--quiet")
     assert done.returncode == 0, done.stderr
     assert len(list((folder / "interrupted").glob("*/manifest.json"))) == 1
 
@@ -179,4 +173,4 @@ def test_smoke_tries_every_part(folder, tiny_folder):
     done = command(folder, "smoke", "--model", tiny_folder, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert "tokens sampled" in done.stdout
-    assert command(folder, "smoke", "--model", "./absent").returncode == 2
+    assert forked(folder, "smoke", "--model", "./absent").returncode == 2
