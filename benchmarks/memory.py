@@ -1,15 +1,17 @@
-"""Is the memory of a packed batch what its plan said? Peak resident memory against `plan_memory`, in a fresh process.
+"""Is the memory of a packed batch what its plan said? Peak memory against `plan_memory`, in a fresh process.
 
 Run: python benchmarks/memory.py
 
-The model is random, has no stop token, and is wide in its cache: every row runs to the limit and the cache is most of
-what is needed: the hardest case for a plan.
+Measured is the proportional set size (a page that k processes share counts 1/k in each) of the process and of those
+that it forks, every 20 ms. The model is random, has no stop token, and is wide in its cache: every row runs to the limit and the cache
+is most of what is needed: the hardest case for a plan.
 """
 
 import json
-import resource
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,37 @@ from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.plan import Settings, plan_rows, units
 from backtracking.model.sampling.sampler import memory_for, sample_units
+from backtracking.model.sampling.shares import shares_for
 
 ROWS, NEW = (128, 384), 256
+PAUSE = 0.02
+
+
+def peak_during(work: Callable[[], object]) -> int:
+    """The most bytes that this process and its children held at once while working."""
+    peaks, over = [held()], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(PAUSE):
+            peaks.append(held())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    over.set()
+    watcher.join()
+    return max(peaks)
+
+
+def held() -> int:
+    """Proportional set size of this process and its children, in bytes."""
+    here, total = psutil.Process(), 0
+    for each in (here, *here.children()):
+        try:
+            total += each.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+    return total
 
 
 def measure(rows: int) -> dict[str, Any]:
@@ -49,10 +80,10 @@ def measure(rows: int) -> dict[str, Any]:
     small = Settings(2, 1.0, 1.0, 0)
     list(sample_units(model, [plan[:8]], small))
     memory = memory_for(model, plan, settings, rows=rows)
-    before = psutil.Process().memory_info().rss
-    list(sample_units(model, units(plan, rows), settings, seats=memory.rows))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"rows": rows, "planned": memory.total, "measured": peak - before, "ratio": (peak - before) / memory.total}
+    shares = shares_for(model, settings, seats=memory.rows)
+    before, cut = held(), units(plan, rows)
+    used = peak_during(lambda: list(sample_units(model, cut, settings, seats=memory.rows, shares=shares))) - before
+    return {"rows": rows, "shares": shares, "planned": memory.total, "measured": used, "ratio": used / memory.total}
 
 
 def main() -> str:

@@ -7,6 +7,7 @@ do not survive a fork. How many shares a unit has is a part of the plan, and doe
 """
 
 import ctypes
+import gc
 import math
 import multiprocessing
 import os
@@ -103,7 +104,11 @@ def _run_all(
     model: HookedReasoner, parts: Sequence[Sequence[Row]], settings: Settings, seats: int
 ) -> list[Completions]:
     with _children() as children:
-        ends = [_start(children, model, part, settings, seats) for part in parts]
+        gc.freeze()  # else a child's collector writes to every object, and so copies the memory they lie in
+        try:
+            ends = [_start(children, model, part, settings, seats) for part in parts]
+        finally:
+            gc.unfreeze()
         return [_received(child, end) for child, end in zip(children, ends, strict=True)]
 
 
