@@ -34,7 +34,8 @@ from backtracking.model.activations import capture
 from backtracking.model.activations.index import index_table
 from backtracking.model.activations.positions import Missing, read_positions
 from backtracking.model.activations.sidecar import Recipe
-from backtracking.model.activations.writer import Rows, StoreWriter
+from backtracking.model.activations.shard_writer import Rows
+from backtracking.model.activations.writer import StoreWriter
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 

@@ -36,7 +36,8 @@ from backtracking.model.activations.positions import (
 )
 from backtracking.model.activations.sidecar import DTYPES, Recipe
 from backtracking.model.activations.store import ActivationStore
-from backtracking.model.activations.writer import Rows, StoreWriter
+from backtracking.model.activations.shard_writer import Rows
+from backtracking.model.activations.writer import StoreWriter
 from backtracking.model.hooks import NOWHERE, hook_point, intervening, site_of
 from backtracking.model.last_position import TOKENS_AT_ONCE, last_logits_only
 from backtracking.model.reasoner import HookedReasoner
