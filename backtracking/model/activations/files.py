@@ -10,7 +10,7 @@ from pathlib import Path
 from backtracking.model.activations.sidecar import DTYPES, File, Recipe
 
 _FORMATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_WINDOW = 2**24
+_WINDOW = 2**22
 """Bytes that are mapped at once to take a checksum; a multiple of every system's page."""
 
 

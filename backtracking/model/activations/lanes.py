@@ -9,21 +9,22 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-WAITING = 2**26
-"""Bytes that may wait to be written before the model has to."""
 _Result = TypeVar("_Result")
 
 
 class Lanes:
     """Threads that do the jobs of one store; after one job has failed no other is done."""
 
-    def __init__(self) -> None:
-        """Start with nothing to do."""
+    def __init__(self, *, waiting: int) -> None:
+        """Start with nothing to do; at most `waiting` bytes may wait to be written before the model has to.
+
+        What is larger waits alone.
+        """
         self._writing, self._disk, self._sealing = (ThreadPoolExecutor(1) for _ in range(3))
         self._checksums = ThreadPoolExecutor(2)
         self._writes: deque[tuple[Future[None], int]] = deque()
         self._seals: deque[Future[None]] = deque()
-        self._waiting = 0
+        self._most, self._waiting = waiting, 0
         self._error: BaseException | None = None
 
     def write(self, job: Callable[[], None], *, holds: int) -> None:
@@ -32,7 +33,7 @@ class Lanes:
         Raises:
             OSError: An earlier job failed.
         """
-        while self._writes and (self._writes[0][0].done() or self._waiting + holds > WAITING):
+        while self._writes and (self._writes[0][0].done() or self._waiting + holds > self._most):
             self._take()
         while self._seals and self._seals[0].done():
             self._seals.popleft().result()

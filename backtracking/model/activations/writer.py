@@ -21,6 +21,8 @@ from backtracking.model.activations.positions import Missing
 from backtracking.model.activations.shard_writer import Plan, ShardWriter
 from backtracking.model.activations.sidecar import JOURNAL, SIDECAR, Recipe, Shard, Sidecar, difference
 
+WAITING = 2**26
+"""Bytes that may wait to be written at most; never more than a quarter of a shard."""
 _PACKAGES = ("torch", "transformers", "transformer-lens", "safetensors", "backtracking")
 
 
@@ -39,7 +41,7 @@ class StoreWriter:
         self.complete = False
         self.shards = self._begin()
         self._begun = len(self.shards)
-        self._lanes = Lanes()
+        self._lanes = Lanes(waiting=min(WAITING, recipe.shard_bytes // 4))
         self._writing: list[ShardWriter] = []
 
     def __enter__(self) -> "StoreWriter":
