@@ -34,6 +34,8 @@ class Contender:
     """Which slice of the work it does, in words."""
     run: Callable[[], int]
     """Does the slice once; returns the units of work done (useful tokens, or cells of a scan)."""
+    before: Callable[[], None] | None = None
+    """Makes the place ready; not timed."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def take_turns(
     for repetition in range(repetitions):
         first = repetition % len(contenders)
         for place, contender in enumerate([*contenders[first:], *contenders[:first]]):
+            if contender.before is not None:
+                contender.before()
             gc.collect()
             wall, cpu, busy = time.perf_counter(), time.process_time(), _busy_seconds()
             units = contender.run()

@@ -207,7 +207,7 @@ def test_an_error_of_the_disk_is_not_lost(tiny, sampled, tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("backtracking.model.activations.writer.os.pwrite", full_disk)
+    monkeypatch.setattr("backtracking.model.activations.shard_writer.os.pwrite", full_disk)
     with pytest.raises(OSError, match="No space left"):
         cache_activations(tiny, sampled, sites=SITES, to=tmp_path / "s")
     monkeypatch.undo()

@@ -4,9 +4,8 @@ Shards hold whole completions in the order given. Within a shard, completions of
 the right; layers above the last site are not run, nor tokens behind the last position that is kept.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +23,8 @@ from backtracking.core.interventions import (
 from backtracking.core.receipts import Receipt
 from backtracking.core.sites import Site
 from backtracking.model.activations.arms import Conditions, arms_for, note_on, reached
-from backtracking.model.activations.description import check_sites, describe
+from backtracking.model.activations.batches import by_shard, tokens_at_once
+from backtracking.model.activations.description import check_completions, check_sites, describe, digest_of
 from backtracking.model.activations.index import index_table
 from backtracking.model.activations.positions import (
     Chosen,
@@ -34,11 +34,12 @@ from backtracking.model.activations.positions import (
     onsets_from,
     read_positions,
 )
+from backtracking.model.activations.shard_writer import Rows
 from backtracking.model.activations.sidecar import DTYPES, Recipe
 from backtracking.model.activations.store import ActivationStore
-from backtracking.model.activations.writer import Rows, StoreWriter
+from backtracking.model.activations.writer import StoreWriter
 from backtracking.model.hooks import NOWHERE, hook_point, intervening, site_of
-from backtracking.model.last_position import TOKENS_AT_ONCE, last_logits_only
+from backtracking.model.last_position import last_logits_only
 from backtracking.model.reasoner import HookedReasoner
 
 SHARD_BYTES = 2**28
@@ -80,7 +81,7 @@ def cache_activations(
         dtype: Number format on disk; the model's own if not given.
         shard_bytes: Size of a shard, all sites together. A shard holds whole completions, so one completion that is
             larger makes a larger shard.
-        batch: Completions run together at most; as many as memory for a quarter of a shard allows if not given. At 1
+        batch: Completions run together at most; as many as memory for a part of a shard allows if not given. At 1
             the stored numbers are those of the bridge's `run_with_cache`, bit for bit in float32.
 
     Raises:
@@ -91,7 +92,9 @@ def cache_activations(
     chosen_sites = check_sites(model, sites)
     choice = read_positions(positions, completions=len(completions))
     arms = arms_for(completions, conditions)
-    _check(model, completions, shard_bytes, batch)
+    check_completions(model, completions)
+    if shard_bytes < 1 or (batch is not None and batch < 1):
+        raise InputError(f"shard_bytes is {shard_bytes} and batch is {batch}; both must be at least 1")
     detected = onsets_from(onsets) if onsets is not None else counting_onsets
     chosen = [
         choice.of(
@@ -111,14 +114,14 @@ def cache_activations(
         positions=choice.text,
         interventions={name: str(arm) for name, arm in arms.items()},
         note=note_on(arms, conditions),
-        source={"completions": len(completions), "sha256": _digest(completions, chosen, arms)},
+        source={"completions": len(completions), "sha256": digest_of(completions, chosen, arms)},
         shard_bytes=shard_bytes,
         batch=f"at most {batch or 'as many as fit'} rows, right-padded",
     )
     with StoreWriter(to, recipe, completions=len(completions)) as writer:
         if not writer.complete:
             capture = _Capture(model, chosen_sites, recipe, arms, batch)
-            groups = _groups(chosen, max(1, shard_bytes // recipe.row_bytes))
+            groups = by_shard(chosen, max(1, shard_bytes // recipe.row_bytes))
             for group in groups[len(writer.shards) :]:
                 capture.group(writer, [(number, completions[number], chosen[number]) for number in group])
             writer.finish()
@@ -157,10 +160,11 @@ class _Capture:
     ) -> None:
         self.model, self.sites, self.arms, self.batch = model, sites, arms, batch
         self.dtype = DTYPES[recipe.dtype]
-        kind = "cuda" if model.device.type == "cuda" else "cpu"
-        self.tokens = min(TOKENS_AT_ONCE[kind], max(1, recipe.shard_bytes // 4 // recipe.row_bytes))
+        self.tokens = tokens_at_once(model, recipe)
         above = 1 + max(site.layer for site in sites)
         self.stop = {"stop_at_layer": above} if above < model.cfg.n_layers else last_logits_only(model)
+        # Keys and values of all layers, kept for a next token that never comes, would be most of the memory.
+        self.stop = {**self.stop, "use_cache": False}
         self.places: dict[str, list[Site]] = {}
         for site in sites:
             self.places.setdefault(hook_point(model.bridge, site), []).append(site)
@@ -239,43 +243,3 @@ class _Capture:
                         f"{intervention} touched {found} positions of {part.length} tokens run, "
                         f"not {wanted}; the activations cannot be trusted and the capture was stopped"
                     )
-
-
-def _groups(chosen: Sequence[Chosen], rows: int) -> list[list[int]]:
-    """Numbers of consecutive completions that make a shard of at most so many rows, but at least one completion."""
-    groups: list[list[int]] = []
-    held = 0
-    for number, each in enumerate(chosen):
-        if not groups or (held and held + len(each) > rows):
-            groups.append([])
-            held = 0
-        groups[-1].append(number)
-        held += len(each)
-    return groups
-
-
-def _digest(completions: Sequence[Completion], chosen: Sequence[Chosen], arms: Mapping[str, Condition]) -> str:
-    """SHA-256 of what is run and what is kept of it."""
-    digest = hashlib.sha256(repr([(name, arm.interventions) for name, arm in arms.items()]).encode())
-    for completion, each in zip(completions, chosen, strict=True):
-        named = [
-            getattr(completion, f.name) for f in fields(Completion) if f.name not in ("text", "offsets", "receipts")
-        ]
-        digest.update(repr(named).encode())
-        for positions in (each.positions, each.onset_index, each.onset_offset):
-            digest.update(b"-" if positions is None else positions.tobytes())
-    return digest.hexdigest()
-
-
-def _check(model: HookedReasoner, completions: Sequence[Completion], shard_bytes: int, batch: int | None) -> None:
-    if not completions:
-        raise InputError("there are no completions to run")
-    if shard_bytes < 1 or (batch is not None and batch < 1):
-        raise InputError(f"shard_bytes is {shard_bytes} and batch is {batch}; both must be at least 1")
-    vocabulary = int(model.cfg.d_vocab)
-    for number, completion in enumerate(completions):
-        length = len(completion.prompt_ids) + len(completion.ids)
-        if not 1 <= length <= model.context:
-            raise InputError(f"completion {number} has {length} tokens; {model.name} takes 1 to {model.context}")
-        if max(completion.prompt_ids + completion.ids) >= vocabulary:
-            raise InputError(f"completion {number} has a token beyond the {vocabulary} of {model.name}; wrong model?")

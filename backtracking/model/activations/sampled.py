@@ -22,9 +22,10 @@ from backtracking.model.activations.capture import SHARD_BYTES
 from backtracking.model.activations.description import check_sites, describe
 from backtracking.model.activations.index import index_table
 from backtracking.model.activations.positions import Choice, Chosen, Missing, Positions, counting_onsets, read_positions
+from backtracking.model.activations.shard_writer import Rows
 from backtracking.model.activations.sidecar import DTYPES, SIDECAR, Recipe, Sidecar
 from backtracking.model.activations.store import ActivationStore
-from backtracking.model.activations.writer import Rows, StoreWriter
+from backtracking.model.activations.writer import StoreWriter
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.packed_engine import run_unit
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
