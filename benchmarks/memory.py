@@ -3,8 +3,8 @@
 Run: python benchmarks/memory.py
 
 Measured is the proportional set size (a page that k processes share counts 1/k in each) of the process and of those
-that it forks, every 20 ms. The model is random, has no stop token, and is wide in its cache: every row runs to the limit and the cache
-is most of what is needed: the hardest case for a plan.
+that it forks, every 20 ms. The model is random, has no stop token, and is wide in its cache: every row runs to the
+limit and the cache is most of what is needed: the hardest case for a plan.
 """
 
 import json
