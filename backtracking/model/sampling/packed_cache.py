@@ -16,6 +16,8 @@ from backtracking.model.sampling.attention import softcapped
 
 BLOCK = 32
 """Columns by which the room for sampled tokens grows; between two growths nothing is moved."""
+READ = 8
+"""Columns by which what is read of that room grows: matrix kernels are prepared anew for every shape."""
 
 
 @dataclass
@@ -36,17 +38,16 @@ class KeyValues:
         for tensor in (self.keys, self.values):
             tensor[target] = tensor[source]
 
-    def append(self, column: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one position of the first entries into a column; all keys and values of them, as `flat` gives them."""
+    def write(self, column: int, keys: Tensor, values: Tensor) -> None:
+        """Put one position of the first entries into a column."""
         for tensor, new in ((self.keys, keys), (self.values, values)):
             tensor.narrow(0, 0, len(new)).narrow(2, column, 1).copy_(new)
-        return self.flat(len(keys))
 
-    def flat(self, entries: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first entries, each `entry_x_head column d_head`."""
+    def flat(self, entries: int, columns: int) -> tuple[Tensor, Tensor]:
+        """The first columns of the first entries, each `entry_x_head column d_head`."""
         heads = self.keys.shape[1]
         keys, values = self.keys.flatten(0, 1), self.values.flatten(0, 1)
-        return keys[: entries * heads], values[: entries * heads]
+        return keys[: entries * heads, :columns], values[: entries * heads, :columns]
 
     def shift(self, columns: int) -> None:
         """Drop the first columns."""
@@ -82,6 +83,11 @@ class PackedCache:
     """Columns in use: the next token's keys and values go there."""
     prefixes: dict[int, KeyValues] = field(default_factory=dict)
     added: dict[int, KeyValues] = field(default_factory=dict)
+
+    @property
+    def reading(self) -> int:
+        """Columns that a step reads: those in use, the new one, and a few that are still empty."""
+        return min(self.columns, -(-(self.filled + 1) // READ) * READ)
 
     def advance(self, oldest: int, seats: int) -> int:
         """Make sure the next column exists; return by how many columns all moved to the left.
@@ -255,15 +261,16 @@ class Decode:
             cache.added[layer] = KeyValues.room(cache.seats, cache.columns, key)
         seats, heads, _, width = query.shape
         groups = key.shape[1]
-        own_keys, own_values = cache.added[layer].append(cache.filled, key, value)
-        keys, values = cache.prefixes[layer].flat(seating.entries)
+        cache.added[layer].write(cache.filled, key, value)
+        own_keys, own_values = cache.added[layer].flat(seats, cache.reading)
+        keys, values = cache.prefixes[layer].flat(seating.entries, cache.width)
 
         scaled = (query * scaling).view(seats, groups, heads // groups, width)
         shared = seating.by_seat(torch.bmm(seating.by_prefix(scaled), keys.transpose(1, 2)), groups)
         own = torch.bmm(scaled.flatten(0, 1), own_keys.transpose(1, 2)).view(*shared.shape[:3], -1)
         scores = torch.cat([shared, own], dim=-1).float()
         weights = softcapped(scores, softcap).add_(self._bias_of(window)).softmax(-1).to(value.dtype)
-        prompt, since = weights.split([cache.width, cache.columns], dim=-1)
+        prompt, since = weights.split([cache.width, cache.reading], dim=-1)
         read = seating.by_seat(torch.bmm(seating.by_prefix(prompt), values), groups)
         read += torch.bmm(since.flatten(0, 1), own_values).view_as(read)
         return read.view(seats, 1, heads, width)
@@ -274,7 +281,7 @@ class Decode:
             cache, seating = self.cache, self.seating
             device = self.positions.device
             prompt = torch.arange(cache.width, device=device)
-            columns = torch.arange(cache.columns, device=device)
+            columns = torch.arange(cache.reading, device=device)
             hidden = torch.cat(
                 [
                     prompt >= seating.prefix_length[:, None],
