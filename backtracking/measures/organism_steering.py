@@ -23,7 +23,7 @@ JUSTIFIED, UNJUSTIFIED, CHECKED, WELL_FORMED = "justified", "unjustified", "chec
 LAST: Window = (-1, -1)
 PLAIN: Window = (-4, -1)
 CHECKS_TO_TRIGGERS = (3, 1)
-"""Weights of the two parts of a direction of doubt, chosen on the training side: most errors that stay are unchecked."""
+"""Weights of the parts of a direction of doubt, chosen on the training side: most errors that stay are unchecked."""
 CHECK_SENTENCE = "|".join(opening for opening, _ in words.CHECKS)
 
 
@@ -131,7 +131,12 @@ def steer_organism(
     The controls are the difference between two halves of the controls, and the direction to check sentences alone.
     At temperature 1 and top_p 1, the default, a rate is the model's own probability.
 
-    Measured below.
+    With the defaults of `organism_directions` and `problems=800, samples=1` the selection half chooses layer 5 and
+    0.35. The report half (400 problems) has 62 % [57, 66] without steering, 87 % [84, 90] at +0.35 and 27 % [23, 31]
+    at -0.35: raised by 26 points [21, 30] and lowered by 35 [30, 40], where 20 random directions reach -7 to +7. It
+    is doubt, not knowledge: the model checks 87 % of its steps instead of 65 %, and triggers at right steps rise
+    from 10 % to 29 %. Answers are right in 67 % instead of 59 % (34 % at -0.35); 93 % of the completions are well
+    formed instead of 97 %.
     """
     like = found.doubts[-1]
     controls = (

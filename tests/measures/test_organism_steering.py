@@ -41,14 +41,14 @@ def test_outcomes_are_read_off_the_truth_of_each_step():
 @pytest.fixture(scope="module")
 def organism():
     model = load_model("organism")
-    return model, organism_directions(model, problems=60, layers=(5,), plain_layers=())
+    return model, organism_directions(model, problems=40, samples=2, layers=(5,), plain_layers=())
 
 
 def test_one_direction_raises_and_negated_lowers_justified_backtracking_by_20_points_on_problems_it_has_not_seen(
     organism,
 ):
     model, found = organism
-    problems = organism_problems(240)
+    problems = organism_problems(160)
     assert not {problem.id for problem in problems} & set(found.doubts[0].fitted_on)
     arms = [NO_STEERING, *direction_arms(found.doubts[0], (0.35,))]
     conditions = [arm.condition for arm in arms]
