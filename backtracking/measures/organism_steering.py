@@ -137,6 +137,10 @@ def steer_organism(
     is doubt, not knowledge: the model checks 87 % of its steps instead of 65 %, and triggers at right steps rise
     from 10 % to 29 %. Answers are right in 67 % instead of 59 % (34 % at -0.35); 93 % of the completions are well
     formed instead of 97 %.
+
+    At temperature 0.7, directions found there too, 300 problems: 76 % [70, 83] without steering, 94 % [91, 97] at
+    +0.35 and 17 % [12, 22] at -0.35, beyond 20 random directions again (-14 to +9). So it is raised by 18 points
+    [10, 25] only, since with 95 % of the steps checked there is hardly anything left to raise.
     """
     like = found.doubts[-1]
     controls = (
