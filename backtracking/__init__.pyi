@@ -64,6 +64,7 @@ from backtracking.measures.receiver_heads import receiver_heads
 from backtracking.measures.steering import SteeringSampling, SteeringSweep, steering_sweep
 from backtracking.measures.steering_controls import behaviour_points, other_direction, random_directions, self_direction
 from backtracking.measures.steering_directions import Direction, combined_direction, steering_direction
+from backtracking.measures.steering_gradients import gradient_direction
 from backtracking.measures.traces import Trace, measure_traces
 from backtracking.measures.tradeoff import tradeoff
 from backtracking.measures.trigger_probability import trigger_probability
@@ -173,6 +174,7 @@ __all__ = [
     "first_onset",
     "gold_canary",
     "grade",
+    "gradient_direction",
     "has_backtracking",
     "holm",
     "import_run",

@@ -23,7 +23,7 @@ from backtracking.measures.held_out import held_out_scores, logistic, mean_diffe
 from backtracking.measures.point_activations import PointActivations, Rows, Window, window_text
 
 Method = Literal["mean_difference", "logistic"]
-Kind = Literal["mean_difference", "logistic", "combined", "random", "self", "other"]
+Kind = Literal["mean_difference", "logistic", "gradient", "combined", "random", "self", "other"]
 STRENGTH = 0.1
 """C of the logistic direction, after standardising."""
 
@@ -42,7 +42,7 @@ class Direction:
     fitted_on: tuple[int | str, ...]
     """Problems of the events and controls it was made from: those it must not be tried on."""
     auc: Estimate | None
-    """Of the projection at held-out problems, events against controls; None for controls of no such fit."""
+    """Of the projection at held-out problems, events against controls; None where nothing was fitted to tell them."""
     activation_norm: float
     """Mean length of the activations at the controls, in the unit of the vector."""
 
@@ -118,16 +118,23 @@ def steering_direction(
     )
 
 
-def combined_direction(directions: Sequence[Direction]) -> Direction:
+def combined_direction(directions: Sequence[Direction], *, weights: Sequence[float] | None = None) -> Direction:
     """The mean of several directions at one site, such as towards onsets and towards checks, each against moving on.
 
+    Args:
+        directions: Two or more.
+        weights: How much each counts, above 0; the same if not given. Only their ratios matter.
+
     Raises:
-        InputError: Fewer than two, or of different sites, windows or models.
+        InputError: Fewer than two, of different sites, windows or models, or weights that do not fit them.
     """
     if len(directions) < 2 or len({(each.site, each.window, each.model) for each in directions}) > 1:
         raise InputError(f"cannot combine {len(directions)} directions; give two or more of one site, window and model")
+    given = [1.0] * len(directions) if weights is None else list(weights)
+    if len(given) != len(directions) or not all(0 < weight < float("inf") for weight in given):
+        raise InputError(f"the weights {given} do not fit {len(directions)} directions; give one above 0 for each")
     first = directions[0]
-    values = np.mean([each.values for each in directions], axis=0)
+    values = np.average([each.values for each in directions], axis=0, weights=given)
     return replace(
         first,
         vector=FixedVector(tuple(values.tolist()), " and ".join(each.vector.name for each in directions)),
@@ -165,6 +172,17 @@ def made(
         auc=auc,
         activation_norm=norm,
     )
+
+
+def magnitude_one(read: PointActivations, site: str | Site, window: Window | None = None) -> float:
+    """Length of the difference of the two means at a site and window: that of every direction there.
+
+    Raises:
+        InputError: No such site or window, or no controls.
+    """
+    rows = read.rows(site, window).mean_by_point()
+    _refuse_one_kind(rows)
+    return float(np.linalg.norm(_fitted(rows, "mean_difference")))
 
 
 def _fitted(rows: Rows, method: Method) -> Float[np.ndarray, " d"]:

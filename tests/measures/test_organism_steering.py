@@ -41,29 +41,32 @@ def test_outcomes_are_read_off_the_truth_of_each_step():
 @pytest.fixture(scope="module")
 def organism():
     model = load_model("organism")
-    return model, organism_directions(model, layers=(5,), plain_layers=())
+    return model, organism_directions(model, problems=40, samples=2, layers=(5,), plain_layers=())
 
 
-def test_it_raises_and_negated_lowers_justified_backtracking_on_problems_it_was_not_found_on(organism):
+def test_one_direction_raises_and_negated_lowers_justified_backtracking_by_20_points_on_problems_it_has_not_seen(
+    organism,
+):
     model, found = organism
-    problems = organism_problems(150)
+    problems = organism_problems(160)
     assert not {problem.id for problem in problems} & set(found.doubts[0].fitted_on)
-    arms = [NO_STEERING, *direction_arms(found.doubts[0], (0.5,))]
+    arms = [NO_STEERING, *direction_arms(found.doubts[0], (0.35,))]
     conditions = [arm.condition for arm in arms]
-    completions = sample(model, problems, conditions=conditions, samples=2, max_new_tokens=220, top_p=1.0)
+    completions = sample(model, problems, conditions=conditions, max_new_tokens=220, temperature=1.0, top_p=1.0)
     rows = measure_half("report", completions, problems, arms, outcomes=OUTCOMES, seed=0)
     change = {(row.outcome, row.magnitude): row.change for row in rows if row.role == "direction"}
-    # The rate without steering is about 0.75 and its ceiling 0.9 (what a check that errs too does not show).
-    assert change[JUSTIFIED, 0.5].low > 0.05 and change[JUSTIFIED, -0.5].value < -0.3
-    assert change[CHECKED, 0.5].low > 0 and change[CHECKED, -0.5].high < 0
-    assert abs(change[WELL_FORMED, 0.5].value) < 0.05 and abs(change[WELL_FORMED, -0.5].value) < 0.05
+    assert change[JUSTIFIED, 0.35].value >= 0.2 and change[JUSTIFIED, 0.35].low > 0.1
+    assert change[JUSTIFIED, -0.35].value <= -0.3 and change[JUSTIFIED, -0.35].high < -0.2
+    assert change[CHECKED, 0.35].low > 0.1 and change[CHECKED, -0.35].high < -0.2
+    assert abs(change[WELL_FORMED, 0.35].value) < 0.1 and abs(change[WELL_FORMED, -0.35].value) < 0.1
 
 
 @pytest.mark.slow
-def test_both_are_beyond_the_range_of_random_directions_of_the_same_length(organism):
-    model, found = organism
-    sweep = steer_organism(model, found, problems=300, samples=1, magnitudes=(0.5,))
-    assert sweep.chosen is not None
+def test_both_are_beyond_the_range_of_random_directions_of_the_same_length():
+    model = load_model("organism")
+    sweep = steer_organism(model, organism_directions(model), problems=800, samples=1, magnitudes=(0.35,))
+    assert sweep.chosen is not None and "resid_post.5" in sweep.chosen.label
+    assert sweep.row(0.35).change.value >= 0.2 and sweep.row(-0.35).change.value <= -0.2
     ranks = {each.magnitude: each.rank for each in sweep.ranks if each.outcome == JUSTIFIED}
-    assert ranks[0.5].effect > ranks[0.5].high and ranks[-0.5].effect < ranks[-0.5].low
-    assert ranks[0.5].draws == 20
+    assert ranks[0.35].effect > ranks[0.35].high and ranks[-0.35].effect < ranks[-0.35].low
+    assert ranks[0.35].draws == 20
