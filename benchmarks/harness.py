@@ -49,7 +49,7 @@ class Timing:
     seconds: float
     """Wall time."""
     cpu_seconds: float
-    """Processor time of this process, all threads."""
+    """Processor time of this process, all threads, and of its children that have ended."""
     other_cores: float
     """Cores that everything else on the machine kept busy meanwhile; near 0 where the timing can be trusted."""
 
@@ -70,14 +70,20 @@ def take_turns(
             if contender.before is not None:
                 contender.before()
             gc.collect()
-            wall, cpu, busy = time.perf_counter(), time.process_time(), _busy_seconds()
+            wall, cpu, busy = time.perf_counter(), _own_seconds(), _busy_seconds()
             units = contender.run()
-            seconds, own = time.perf_counter() - wall, time.process_time() - cpu
+            seconds, own = time.perf_counter() - wall, _own_seconds() - cpu
             others = max(_busy_seconds() - busy - own, 0.0) / seconds
             timing = Timing(repetition, place, units, seconds, own, others)
             timings[contender.name].append(timing)
             say(f"repetition {repetition}: {contender.name}: {units} in {timing.seconds:.2f} s = {timing.rate:.1f}/s")
     return timings
+
+
+def _own_seconds() -> float:
+    """Processor time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _busy_seconds() -> float:
