@@ -15,7 +15,8 @@ from torch import Tensor
 
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition, Scale
-from backtracking.core.sites import Component, Site
+from backtracking.core.sites import Component
+from backtracking.measures.component_sites import component_sites
 from backtracking.measures.decision_points import DecisionPoints
 from backtracking.measures.scan_tables import AblationScan
 from backtracking.measures.trigger_reading import trigger_tensor
@@ -58,7 +59,7 @@ def ablation_scan(
     if window < 1:
         raise InputError(f"window is {window}; the least is 1, the prediction position alone")
     triggers = trigger_tensor(model, trigger_ids)
-    sites = _sites(model, components, layers, heads)
+    sites = component_sites(model, components, layers, heads)
     conditions = (BASELINE, *(Condition(str(site), [Scale(site, factor, "decode")]) for site in sites))
     every = points.all
     read = np.full((3, len(every), len(conditions)), np.nan)
@@ -94,21 +95,3 @@ def _read(
     together = logits[:, triggers].logsumexp(-1)
     best_other = logits.index_fill(1, triggers, -torch.inf).amax(-1)
     return torch.stack([logits[:, token] - total, together - total, together - best_other])
-
-
-def _sites(
-    model: HookedReasoner, components: Sequence[Component], layers: Sequence[int] | None, heads: bool
-) -> tuple[Site, ...]:
-    """Layer by layer: its components, then its heads."""
-    chosen = range(model.cfg.n_layers) if layers is None else sorted(set(layers))
-    numbers = range(model.cfg.n_heads) if heads else ()
-    sites = tuple(
-        site
-        for layer in chosen
-        for site in (*(Site(c, layer) for c in components), *(Site("attn", layer, head) for head in numbers))
-    )
-    missing = [site for site in sites if site.hook_name not in model.bridge.hook_dict]
-    if missing or not sites:
-        wrong = f"no {missing[0]}" if missing else "nothing to scan: no components or no layers were given"
-        raise InputError(f"{model.name} has {wrong}; it has {model.cfg.n_layers} layers")
-    return sites

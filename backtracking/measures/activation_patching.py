@@ -17,8 +17,9 @@ from torch import Tensor
 
 from backtracking.core.errors import InputError
 from backtracking.core.sites import Component, Site
+from backtracking.measures.component_sites import component_sites
 from backtracking.measures.decision_points import DecisionPoints
-from backtracking.measures.patch_cells import PATCH_COMPONENTS, cell_frame, cell_means, checked_offsets, patch_sites
+from backtracking.measures.patch_cells import PATCH_COMPONENTS, cell_frame, cell_means, checked_offsets
 from backtracking.measures.patch_pairs import Direction, Pair, PairBatch, check_direction, paired_batches, pairs_of
 from backtracking.measures.tails import column, putting
 from backtracking.measures.trigger_reading import Reading, check_reading, trigger_reading, trigger_tensor
@@ -136,7 +137,7 @@ def activation_patching(
     check_reading(reading)
     if floor <= 0:
         raise InputError(f"the floor is {floor:g} nats; a share of a difference needs one above 0")
-    places, sites = checked_offsets(offsets), patch_sites(model, components, layers, heads)
+    places, sites = checked_offsets(offsets), component_sites(model, components, layers, heads)
     pairs, triggers = pairs_of(points), trigger_tensor(model, trigger_ids)
     return patched_pairs(model, pairs, sites, places, triggers, direction=direction, reading=reading, floor=floor)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from backtracking.core.errors import InputError
 from backtracking.core.sites import Component, Site
 from backtracking.measures.activation_patching import ActivationPatching, patched_pairs
+from backtracking.measures.component_sites import component_sites
 from backtracking.measures.decision_points import DecisionPoints
 from backtracking.measures.patch_cells import (
     PATCH_COMPONENTS,
@@ -26,7 +27,6 @@ from backtracking.measures.patch_cells import (
     cell_means,
     checked_offsets,
     group_of,
-    patch_sites,
 )
 from backtracking.measures.patch_pairs import Direction, Pair, PairBatch, check_direction, paired_batches, pairs_of
 from backtracking.measures.tails import column
@@ -186,7 +186,7 @@ def attribution_patching(
     check_reading(reading)
     if sample < 1:
         raise InputError(f"a sample of {sample} pairs shows no error; give at least 1")
-    places, sites = checked_offsets(offsets), patch_sites(model, components, layers, heads)
+    places, sites = checked_offsets(offsets), component_sites(model, components, layers, heads)
     pairs, triggers = pairs_of(points), trigger_tensor(model, trigger_ids)
     estimate = np.full((len(pairs), len(sites), len(places)), np.nan)
     for batch in paired_batches(model, pairs, direction, window=1 - places[-1]):

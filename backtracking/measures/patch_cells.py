@@ -15,7 +15,6 @@ from backtracking.core.errors import InputError
 from backtracking.core.multiplicity import benjamini_hochberg
 from backtracking.core.sites import Component, Site
 from backtracking.measures.patch_pairs import Pair
-from backtracking.model.reasoner import HookedReasoner
 
 PATCH_COMPONENTS: tuple[Component, ...] = ("resid_pre", "attn", "mlp", "resid_post")
 
@@ -29,28 +28,6 @@ def checked_offsets(offsets: Sequence[int]) -> tuple[int, ...]:
     if not offsets or max(offsets) > 0 or len(set(offsets)) < len(offsets):
         raise InputError(f"offsets are {list(offsets)}; give each once, 0 for the prediction position, -1 before it")
     return tuple(sorted(offsets, reverse=True))
-
-
-def patch_sites(
-    model: HookedReasoner, components: Sequence[Component], layers: Sequence[int] | None, heads: bool
-) -> tuple[Site, ...]:
-    """Layer by layer: the components that the model has, then its heads.
-
-    Raises:
-        InputError: Nothing is left, or a layer the model does not have.
-    """
-    chosen = range(model.cfg.n_layers) if layers is None else sorted(set(layers))
-    numbers = range(model.cfg.n_heads) if heads else ()
-    sites = tuple(
-        site
-        for layer in chosen
-        for site in (*(Site(c, layer) for c in components), *(Site("attn", layer, head) for head in numbers))
-    )
-    missing = [site for site in sites if site.hook_name not in model.bridge.hook_dict]
-    if missing or not sites:
-        wrong = f"no {missing[0]}" if missing else "nothing to patch: no components or no layers were given"
-        raise InputError(f"{model.name} has {wrong}; it has {model.cfg.n_layers} layers")
-    return sites
 
 
 def group_of(site: Site) -> str:

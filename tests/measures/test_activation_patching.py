@@ -192,7 +192,7 @@ def test_what_cannot_be_patched_is_refused(tiny):
         ("no reading", {"reading": "kl"}),
         ("the floor is 0", {"floor": 0}),
         ("no resid_pre.3; it has 3 layers", {"layers": [3]}),
-        ("nothing to patch", {"components": [], "heads": False}),
+        ("no components or no layers", {"components": [], "heads": False}),
     ):
         unchecked = getattr(activation_patching, "__wrapped__", activation_patching)  # past the tests' type checker
         with pytest.raises(InputError, match=words):

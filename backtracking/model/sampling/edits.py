@@ -9,7 +9,6 @@ another, in stages.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +19,7 @@ from backtracking.core.receipts import Receipt
 from backtracking.model.hooks import NOWHERE, in_stages
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.packed_cache import Packing
+from backtracking.model.sampling.place_hooks import hooked
 
 Spec = tuple[Intervention, ...]
 
@@ -148,17 +148,8 @@ class Edits:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Hold the hooks on the plain model; they are gone afterwards, also after an error."""
-        handles = []
-        try:
-            for name, place in self._places.items():
-                if place.side == "in":
-                    handles.append(place.module.register_forward_pre_hook(self._on_input(name), with_kwargs=True))
-                else:
-                    handles.append(place.module.register_forward_hook(self._on_output(name)))
+        with hooked(self._places, self._act):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def bind(self, specs: Int[Tensor, " row"], positions: Int[Tensor, "row pos"], prompts: Int[Tensor, " row"]) -> None:
         """Say which condition each row is under and at which positions the next pass is.
@@ -214,23 +205,6 @@ class Edits:
                 if (intervention := stage.interventions[spec]) is not None:
                     found[index][str(intervention)] = Tally(round(touched[index]), change[index])
         return found
-
-    def _on_input(self, place: str) -> Any:
-        def hook(_module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-            if arguments:
-                return (self._act(place, arguments[0]), *arguments[1:]), named
-            name = next(iter(named))
-            return arguments, named | {name: self._act(place, named[name])}
-
-        return hook
-
-    def _on_output(self, place: str) -> Any:
-        def hook(_module: Any, _arguments: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (self._act(place, output[0]), *output[1:])
-            return self._act(place, output)
-
-        return hook
 
     def _act(self, place: str, activation: Tensor) -> Tensor:
         for stage in self._stages[place]:

@@ -7,7 +7,6 @@ row is never fed to the model: a row of n sampled tokens has activations of its 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from backtracking.core.sites import Site
 from backtracking.model.hooks import hook_point, width_of
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.packed_cache import Packing
+from backtracking.model.sampling.place_hooks import hooked
 from backtracking.model.sampling.prefixes import Prefix
 
 Wanted = Callable[[int, Completion], np.ndarray]
@@ -67,18 +67,11 @@ class Taps:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Hold the hooks on the plain model: after those of interventions, whose outcome they see."""
-        handles = []
         try:
-            for name, place in self._places.items():
-                if place.side == "in":
-                    handles.append(place.module.register_forward_pre_hook(self._on_input(name), with_kwargs=True))
-                else:
-                    handles.append(place.module.register_forward_hook(self._on_output(name)))
-            yield
+            with hooked(self._places, self._see):
+                yield
         finally:
             self._passing, self._held, self._prompts = {}, {}, {}
-            for handle in handles:
-                handle.remove()
 
     def keep_prompts(self, prefixes: Sequence[Prefix]) -> None:
         """Keep what the last forward pass, over those right-padded prompts, has shown."""
@@ -121,23 +114,12 @@ class Taps:
             self._prompts.pop(prefix, None)
         self._take(number, completion, found)
 
-    def _on_input(self, place: str) -> Any:
-        def hook(_module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self._see(place, arguments[0] if arguments else next(iter(named.values())))
-
-        return hook
-
-    def _on_output(self, place: str) -> Any:
-        def hook(_module: Any, _arguments: Any, output: Any) -> None:
-            self._see(place, output[0] if isinstance(output, tuple) else output)
-
-        return hook
-
-    def _see(self, place: str, activation: Tensor) -> None:
+    def _see(self, place: str, activation: Tensor) -> Tensor:
         for site in self._at[place]:
             width = width_of(self.model.bridge, site)
             start = 0 if site.head is None else site.head * width
             self._passing[site] = activation[..., start : start + width]
+        return activation
 
 
 def bytes_per_row(model: HookedReasoner, sites: Sequence[Site], tokens: int) -> int:

@@ -6,7 +6,7 @@ import pytest
 from backtracking.core.errors import InputError
 from backtracking.core.null_draws import null_rank
 from backtracking.core.statistics import Estimate
-from backtracking.faces.steering_figures import feature_scatter, lead_time_curve, steering_curve, sweep_grid
+from backtracking.faces.figures.steering import feature_scatter, lead_time_curve, steering_curve, sweep_grid
 from backtracking.measures.lead_time import LeadRow, LeadTime
 from backtracking.measures.steering import CellRank, Chosen, SteeringSweep
 from backtracking.measures.steering_outcomes import OutcomeRow

@@ -6,9 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from backtracking.core.errors import InputError
+from backtracking.faces.figures.style import FONT, palette
 
-_COLOUR = "#0072B2"  # Okabe and Ito's colour-blind safe blue
-_FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
 _LABEL_WIDTH = 32
 
 
@@ -41,7 +40,7 @@ def intervals_by_row(
     lines = max((name.count("<br>") for name in names), default=0) + 1
     figure = go.Figure(
         go.Scatter(
-            x=middle, y=list(range(len(names))), mode="markers", marker={"size": 10, "color": _COLOUR},
+            x=middle, y=list(range(len(names))), mode="markers", marker={"size": 10, "color": palette("light").first},
             error_x={"type": "data", "array": ends[1] - middle, "arrayminus": middle - ends[0], "thickness": 2},
             customdata=[[name, a, b] for name, a, b in zip(table[label], *ends, strict=True)],
             hovertemplate="%{customdata[0]}: %{x:.3g} [%{customdata[1]:.3g}, %{customdata[2]:.3g}]<extra></extra>",
@@ -52,7 +51,7 @@ def intervals_by_row(
     figure.update_layout(
         title={"text": heading + (f"<br><sub>{caption}</sub>" if caption else ""), "x": 0.01, "font": {"size": 16}},
         template="plotly_white",
-        font={"family": _FONT, "size": 14},
+        font={"family": FONT, "size": 14},
         xaxis={"title": axis, "zeroline": False},
         yaxis={
             "tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from backtracking.faces.mechanism_figures import (
+from backtracking.faces.figures.mechanism import (
     attention_bands,
     attribution_scatter,
     faithfulness_curve,
