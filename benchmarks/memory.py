@@ -41,9 +41,11 @@ def peak_during(work: Callable[[], object]) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    work()
-    over.set()
-    watcher.join()
+    try:
+        work()
+    finally:
+        over.set()
+        watcher.join()
     return max(peaks)
 
 

@@ -1,6 +1,7 @@
 """The command line as a user calls it: in a process of its own, new or forked from the tests' (torch is loaded)."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,10 +23,14 @@ def command(folder: Path, *arguments: object, **options: Any) -> Done:
 
 
 def forked(folder: Path, *arguments: object) -> Done:
-    """The same in a copy of this process, which need not load its libraries again."""
+    """The same in a copy of this process, which need not load its libraries again.
+
+    The copy has no threads but its own: PyTorch works with one in the tests.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = os.fork()
         if not child:
+            signal.alarm(200)  # a command that hangs ends
             _become_the_command(folder, [str(each) for each in arguments], out.fileno(), err.fileno())
         _, status = os.waitpid(child, 0)
         out.seek(0)

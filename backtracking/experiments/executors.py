@@ -139,7 +139,7 @@ class SamplingJob:
                 f"a worker's model is on {model.device.type}, the driver's on {self.device}; run the command on a "
                 "machine like the workers', or set model.device in the config"
             )
-        return lambda unit: sample_unit(model, unit, self.settings, self.engine, processes=1)
+        return lambda unit: sample_unit(model, unit, self.settings, self.engine)
 
 
 @runtime_checkable
@@ -177,18 +177,9 @@ class LocalExecutor:
         """Nothing is held."""
 
 
-def sample_unit(
-    model: HookedReasoner, unit: Unit, settings: Settings, engine: Engine, processes: int | None = None
-) -> Completions:
-    """The completions of one unit, in the order of its rows; `processes` as in `run_in_shares`."""
-    found = sample_units(
-        model,
-        [unit.rows],
-        settings,
-        seats=unit.origin.rows_at_once,
-        engine=engine,
-        shares=unit.origin.shares,
-        processes=processes,
-    )
+def sample_unit(model: HookedReasoner, unit: Unit, settings: Settings, engine: Engine) -> Completions:
+    """The completions of one unit, in the order of its rows."""
+    origin = unit.origin
+    found = sample_units(model, [unit.rows], settings, seats=origin.rows_at_once, engine=engine, shares=origin.shares)
     ((_, part),) = found
     return part

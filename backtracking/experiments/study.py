@@ -163,7 +163,8 @@ class Study:
         if group not in held:
             memory = memory_for(self.model, rows, self.settings, rows=generation.batch_size, engine=generation.engine)
             held[group] = memory.rows
-            cuts[group] = shares_for(self.model, self.settings, seats=memory.rows)
+            packed = generation.engine == "packed"
+            cuts[group] = shares_for(self.model, self.settings, seats=memory.rows) if packed else 1
             self.folder.write_manifest(rows_at_once=held, shares=cuts)
             self.folder.log("memory", group=group, plan=str(memory), rows=memory.rows, shares=cuts[group])
         seats, shares = int(held[group]), int(cuts.get(group, 1))

@@ -18,7 +18,7 @@ from backtracking.core.sites import Site
 from backtracking.measures.decision_points import DecisionPoint
 from backtracking.measures.point_activations import PointActivations, Window, window_text
 from backtracking.measures.steering_directions import Direction, made, magnitude_one
-from backtracking.measures.tails import Tails, batches
+from backtracking.measures.tails import GRAPH, Tails, batches
 from backtracking.measures.trigger_reading import trigger_tensor
 from backtracking.model.hooks import hook_point, width_of
 from backtracking.model.reasoner import HookedReasoner
@@ -72,7 +72,7 @@ def odds_gradients(
     """
     found, tokens = Site.parse(site), trigger_tensor(model, token_ids)
     gradients = np.zeros((len(points), width_of(model.bridge, found)))
-    for chosen in batches([len(point.context) for point in points], model):
+    for chosen in batches([len(point.context) for point in points], model, each=GRAPH):
         gradients[chosen] = _gradients(model, [points[index] for index in chosen], found, tokens)
     return gradients
 

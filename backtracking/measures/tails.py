@@ -108,9 +108,16 @@ def putting(site: Site, offset: int, values: Float[Tensor, "row width"]) -> Call
     return put
 
 
-def batches(lengths: Sequence[int], model: HookedReasoner) -> Iterator[list[int]]:
-    """Indices of contexts that run together, shortest first, as many as memory allows."""
-    at_once = TOKENS_AT_ONCE["cuda" if model.device.type == "cuda" else "cpu"]
+GRAPH = 8
+"""How many times as much memory a token takes whose gradient is asked for: every layer's activations stay."""
+
+
+def batches(lengths: Sequence[int], model: HookedReasoner, *, each: int = 1) -> Iterator[list[int]]:
+    """Indices of contexts that run together, shortest first, as many as memory allows.
+
+    `each` is how many times as much memory a token takes as in a plain pass.
+    """
+    at_once = TOKENS_AT_ONCE["cuda" if model.device.type == "cuda" else "cpu"] // each
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     while order:
         count = 1

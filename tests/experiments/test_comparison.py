@@ -1,9 +1,11 @@
 """The main job on a tiny model: what it leaves behind, and that a killed run ends the same."""
 
 import json
+import sys
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from backtracking.core.completions import Completions
@@ -12,6 +14,7 @@ from backtracking.experiments import executors as job
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
 from backtracking.experiments.runs import current_run
+from backtracking.model.sampling import shares
 
 TABLES = ("conditions", "paired_differences", "receipts", "self_check")
 
@@ -83,6 +86,39 @@ def test_a_run_killed_between_units_ends_in_the_same_tables(config, monkeypatch,
     resumed = run_comparison(other, resume=True)
     assert resumed.folder.run_id == unfinished.run_id
     assert len(sampled) == 3, "only the missing units are sampled"
+    assert tables(resumed.folder) == tables(whole.folder)
+    assert [c.ids for c in resumed.completions] == [c.ids for c in whole.completions]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked under Linux only")
+def test_a_run_begun_by_two_processes_ends_in_the_same_tables_in_one_also_without_its_manifest(
+    config, monkeypatch, tmp_path
+):
+    more = {"num_samples_per_prompt": 30, "max_new_tokens": 24, "batch_size": 64}
+    config = config.model_copy(update={"generation": config.generation.model_copy(update=more)})
+    other = config.model_copy(update={"run": config.run.model_copy(update={"output_dir": str(tmp_path / "other")})})
+    forked, run_all = [], shares._run_all
+    monkeypatch.setattr(shares, "_run_all", lambda *a: forked.append(1) or run_all(*a))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 2)
+        whole = run_comparison(config)
+        assert len(forked) == 2 and whole.folder.manifest()["shares"] == {"arms": 2}
+        saved, done = Completions.save, []
+
+        def dying(self, path, **options):
+            if done:
+                raise KeyboardInterrupt
+            done.append(path)
+            saved(self, path, **options)
+
+        patch.setattr(Completions, "save", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run_comparison(other)
+    assert len(forked) == 4
+    (current_run(tmp_path / "other").path / "manifest.json").unlink()
+    resumed = run_comparison(other, resume=True)
+    assert len(forked) == 4, "with one thread the shares are decoded in turn"
+    assert resumed.folder.manifest()["shares"] == {"arms": 2}
     assert tables(resumed.folder) == tables(whole.folder)
     assert [c.ids for c in resumed.completions] == [c.ids for c in whole.completions]
 

@@ -133,7 +133,7 @@ def test_a_hub_id_is_fetched_from_the_hub(hub, tmp_path, tiny_folder):
     assert fingerprint == local.weights_hash
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 403])
 def test_a_hub_that_refuses_gives_one_line(hub, tmp_path, status):
     code = "GatedRepo" if status == 403 else "RepoNotFound"
     hub.faults["us/tiny"] = Fault("status", status=status, headers={"X-Error-Code": code})

@@ -1,5 +1,6 @@
 """Laws of shares: the same completions however many processes decode them, and no process is left behind."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.prompts import VARIANTS, Prompting
@@ -46,6 +48,12 @@ def rows(organism):
     )
 
 
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch):
+    """As on a machine with two cores; the tests themselves have one thread."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
 def children():
     return psutil.Process().children(recursive=True)
 
@@ -60,10 +68,12 @@ def test_rows_are_the_same_in_one_batch_and_in_shares(organism, rows):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_one_process_decodes_the_same_shares_as_many_to_the_last_bit(organism, rows, dtype):
+def test_one_process_decodes_the_same_shares_as_many_to_the_last_bit(organism, rows, dtype, monkeypatch):
     model = organism if dtype == "float32" else load_model("organism", dtype=dtype)
     many = run_in_shares(model, rows, SETTINGS, seats=20, shares=2)
-    assert many == run_in_shares(model, rows, SETTINGS, seats=20, shares=2, processes=1)
+    monkeypatch.setattr(shares, "_run_all", lambda *_: pytest.fail("one thread needs no process"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert many == run_in_shares(model, rows, SETTINGS, seats=20, shares=2)
 
 
 @given(
@@ -97,6 +107,30 @@ def test_there_are_as_many_shares_as_threads_where_that_pays(organism, monkeypat
     assert shares_for(organism, SETTINGS, seats=384) == 1
 
 
+@pytest.mark.parametrize("where", ["another system", "a daemon", "another device"])
+def test_shares_are_decoded_in_turn_where_no_process_can_be_forked(organism, rows, monkeypatch, where):
+    """As by a run that began elsewhere: how many shares it has stays as it was."""
+    monkeypatch.setattr(shares, "_run_all", lambda *_: pytest.fail("forked"))
+    begun = []
+
+    def one_token_each(_model, part, *_arguments, **_options):
+        begun.append(part)
+        return Completions(
+            Completion(row.problem_id, row.sample_id, "v", row.condition.name, row.prompt_ids, (1,), "", (0,), "stop")
+            for row in part
+        )
+
+    monkeypatch.setattr(packed_engine, "run_unit", one_token_each)
+    if where == "another system":
+        monkeypatch.setattr(sys, "platform", "darwin")
+    elif where == "a daemon":
+        monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # pyright: ignore
+    else:
+        monkeypatch.setattr(type(organism), "device", property(lambda _: torch.device("meta")))
+    assert len(run_in_shares(organism, rows, SETTINGS, shares=2)) == len(rows)
+    assert len(begun) == 2
+
+
 def test_what_is_wrong_in_a_process_is_raised_here(organism, rows, monkeypatch):
     def refuse(*_arguments, **_options):
         raise InputError(f"process {os.getpid()} refuses")
@@ -107,9 +141,19 @@ def test_what_is_wrong_in_a_process_is_raised_here(organism, rows, monkeypatch):
     assert str(os.getpid()) not in str(caught.value) and not children()
 
 
+def test_an_unforeseen_error_comes_with_its_traceback(organism, rows, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise ZeroDivisionError("unforeseen")
+
+    monkeypatch.setattr(packed_engine, "run_unit", fail)
+    with pytest.raises(RuntimeError, match=r"(?s)failed:\nTraceback.*in fail.*ZeroDivisionError: unforeseen"):
+        run_in_shares(organism, rows, SETTINGS, shares=2)
+    assert not children()
+
+
 def test_a_killed_process_is_named_and_the_others_end(organism, rows, monkeypatch):
     def die(_model, part, *_arguments, **_options):
-        if part[0] is rows[0]:
+        if part[0] is not rows[0]:  # not the first one waited for
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
 
@@ -120,7 +164,7 @@ def test_a_killed_process_is_named_and_the_others_end(organism, rows, monkeypatc
 
 
 def test_an_interrupt_leaves_no_process_behind(organism, rows, monkeypatch):
-    def interrupt(_child, _end):
+    def interrupt(_child):
         assert len(children()) == 2
         raise KeyboardInterrupt
 
@@ -132,13 +176,16 @@ def test_an_interrupt_leaves_no_process_behind(organism, rows, monkeypatch):
 
 
 KILLED = """
-import os, signal, sys, time
+import os, time
+import torch
+torch.get_num_threads = lambda: 2
+from types import SimpleNamespace
 from backtracking.model.sampling import packed_engine, shares
 from backtracking.model.sampling.plan import Row, Settings
 from backtracking.core.interventions import BASELINE
 packed_engine.run_unit = lambda *a, **k: (print(os.getpid(), flush=True), time.sleep(60))
 rows = [Row(n, 0, "v", BASELINE, (n,)) for n in range(2 * shares.LEAST_ROWS)]
-shares.run_in_shares(None, rows, Settings(), shares=2)
+shares.run_in_shares(SimpleNamespace(device=torch.device('cpu')), rows, Settings(), shares=2)
 """
 
 

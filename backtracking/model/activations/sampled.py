@@ -57,7 +57,8 @@ def sample_and_cache(
 ) -> tuple[Completions, ActivationStore]:
     """Sample as `sample` does, and keep activations at sites and positions in the folder `to`.
 
-    The completions are those of `sample`, token by token. Activations are those under the interventions of each
+    The completions are those of `sample`, token by token (in bfloat16 but for near ties, since each unit is one batch
+    here, and may be several there). Activations are those under the interventions of each
     row's condition. The last sampled token of a row is never fed to the model and has none: the sidecar counts such
     positions as `never_run`.
 

@@ -16,7 +16,7 @@ from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.packed_cache import PackedCache, Packing, Prefill
 
-TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 65536}
 AHEAD = 16
 """Prompts that may be run before there is a seat for their rows."""
 

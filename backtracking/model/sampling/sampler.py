@@ -76,9 +76,8 @@ def sample(
     )
     seats = memory_for(model, plan, settings, rows=rows, engine=engine).rows
     work = units(plan, seats * ROUNDS if seats > 1 else 1)
-    found = sample_units(
-        model, work, settings, seats=seats, engine=engine, shares=shares_for(model, settings, seats=seats)
-    )
+    shares = shares_for(model, settings, seats=seats)
+    found = sample_units(model, work, settings, seats=seats, engine=engine, shares=shares)
     done = [row for _, part in found for row in part]
     return in_order(done, plan)
 
@@ -120,7 +119,6 @@ def sample_units(
     seats: int | None = None,
     engine: Engine = "packed",
     shares: int = 1,
-    processes: int | None = None,
 ) -> Iterator[tuple[int, Completions]]:
     """Sample unit after unit, giving each with its number as soon as it is done.
 
@@ -131,7 +129,6 @@ def sample_units(
         seats: Rows decoded together; a whole unit if not given.
         engine: Which engine decodes.
         shares: Into how many batches a unit is cut, of the packed engine; see `shares_for`.
-        processes: 1 decodes them one after another in this process; else each has a process of its own.
 
     Raises:
         InputError: No such engine, or one that cannot run the architecture or a model on several devices.
@@ -145,7 +142,7 @@ def sample_units(
         )
     for number, unit in enumerate(work):
         if engine == "packed":
-            yield number, run_in_shares(model, unit, settings, seats=seats, shares=shares, processes=processes)
+            yield number, run_in_shares(model, unit, settings, seats=seats, shares=shares)
             continue
         parts = units(unit, seats or len(unit))
         done = [row for part in parts for row in bridge_engine.run_unit(model, part, settings)]

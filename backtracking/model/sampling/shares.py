@@ -13,10 +13,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import torch
@@ -32,6 +34,7 @@ LEAST_ROWS = 32
 LEAST_TOKENS = 24
 """Tokens of a row, likewise."""
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+_ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 def shares_for(model: HookedReasoner, settings: Settings, *, seats: int) -> int:
@@ -42,7 +45,7 @@ def shares_for(model: HookedReasoner, settings: Settings, *, seats: int) -> int:
         settings: How tokens are sampled.
         seats: Rows decoded together, over all shares.
     """
-    if model.device.type != "cpu" or sys.platform != "linux" or settings.max_new_tokens < LEAST_TOKENS:
+    if not _may_fork(model) or settings.max_new_tokens < LEAST_TOKENS:
         return 1
     return max(1, min(torch.get_num_threads(), seats // LEAST_ROWS))
 
@@ -54,9 +57,8 @@ def run_in_shares(
     *,
     seats: int | None = None,
     shares: int = 1,
-    processes: int | None = None,
 ) -> Completions:
-    """Sample every row of a unit, share by share or all shares at once.
+    """Sample every row of a unit: all shares at once where processes can be forked, else one after another.
 
     Args:
         model: The reasoner.
@@ -64,10 +66,9 @@ def run_in_shares(
         settings: How.
         seats: Rows decoded at once, over all shares; all of them if not given.
         shares: How many; fewer where a share would have fewer than `LEAST_ROWS` rows.
-        processes: 1 decodes one share after another in this process; else each has its own.
 
     Raises:
-        RuntimeError: A process was killed, as where memory runs out.
+        RuntimeError: A process failed, or was killed, as where memory runs out.
         InputError: See `run_unit`, as for `ReceiptError`.
     """
     count = min(shares, len(rows) // LEAST_ROWS)
@@ -76,12 +77,18 @@ def run_in_shares(
     cut = cut_rows(rows, count)
     each = math.ceil(min(seats or len(rows), len(rows)) / count)
     parts = [[rows[index] for index in share] for share in cut]
-    if processes == 1:
-        found = [packed_engine.run_unit(model, part, settings, seats=each) for part in parts]
-    else:
+    if _may_fork(model) and torch.get_num_threads() > 1:
         found = _run_all(model, parts, settings, each)
+    else:
+        found = [packed_engine.run_unit(model, part, settings, seats=each) for part in parts]
     done = {index: row for share, part in zip(cut, found, strict=True) for index, row in zip(share, part, strict=True)}
     return Completions(done[index] for index in range(len(rows)))
+
+
+def _may_fork(model: HookedReasoner) -> bool:
+    """Whether this process may have children here, and they this model."""
+    here = sys.platform == "linux" and not multiprocessing.current_process().daemon
+    return here and model.device.type == "cpu"
 
 
 def cut_rows(rows: Sequence[Row], shares: int) -> list[list[int]]:
@@ -106,39 +113,56 @@ def _run_all(
     with _children() as children:
         gc.freeze()  # else a child's collector writes to every object, and so copies the memory they lie in
         try:
-            ends = [_start(children, model, part, settings, seats) for part in parts]
+            for part in parts:
+                _start(children, model, part, settings, seats)
         finally:
             gc.unfreeze()
-        return [_received(child, end) for child, end in zip(children, ends, strict=True)]
+        found: dict[Connection, Completions] = {}
+        while len(found) < len(children):
+            for end in wait([child.end for child in children if child.end not in found]):
+                assert isinstance(end, Connection)
+                found[end] = _received(next(child for child in children if child.end is end))
+        return [found[child.end] for child in children]
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A process, and where what it found is received."""
+
+    process: BaseProcess
+    end: Connection
 
 
 @contextmanager
-def _children() -> Iterator[list[BaseProcess]]:
+def _children() -> Iterator[list[_Child]]:
     """Processes that do not outlive the block, however it ends."""
-    children: list[BaseProcess] = []
+    children: list[_Child] = []
     try:
         yield children
     except BaseException:
         for child in children:
-            child.kill()
+            child.process.kill()
         raise
     finally:
         for child in children:
-            child.join()
+            child.process.join()
+            child.end.close()
 
 
-def _start(
-    children: list[BaseProcess], model: HookedReasoner, rows: Sequence[Row], settings: Settings, seats: int
-) -> Connection:
+def _start(children: list[_Child], model: HookedReasoner, rows: Sequence[Row], settings: Settings, seats: int) -> None:
+    """Fork a child that decodes those rows; an interrupt waits until the child is on the list."""
     context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_decode, args=(there, os.getpid(), model, rows, settings, seats), daemon=True)
-    with warnings.catch_warnings():  # Python 3.12 warns of locks that other threads hold: the child takes none
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child.start()
-    children.append(child)
-    there.close()
-    return here
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    try:
+        here, there = context.Pipe(duplex=False)
+        child = context.Process(target=_decode, args=(there, os.getpid(), model, rows, settings, seats), daemon=True)
+        with warnings.catch_warnings():  # Python 3.12 warns of locks that other threads hold: the child takes none
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child.start()
+        children.append(_Child(child, here))
+        there.close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _decode(
@@ -150,28 +174,28 @@ def _decode(
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends its children
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        found: Completions | InputError | ReceiptError | FloatingPointError
-        found = packed_engine.run_unit(model, rows, settings, seats=seats)
+        found: Completions | Exception = packed_engine.run_unit(model, rows, settings, seats=seats)
     except (InputError, ReceiptError, FloatingPointError) as error:
         found = error
+    except BaseException:  # noqa: BLE001 - the parent raises it; not every error can be sent as it is
+        found = RuntimeError(f"a process that decoded a part of the batch failed:\n{traceback.format_exc()}")
     end.send(found)
     end.close()
 
 
-def _received(child: BaseProcess, end: Connection) -> Completions:
+def _received(child: _Child) -> Completions:
     try:
-        found = end.recv()
+        found = child.end.recv()
     except EOFError:
-        child.join()
-        status = child.exitcode or 0
-        if status >= 0:
-            raise RuntimeError("a process that decoded a part of the batch failed; its traceback is above") from None
+        child.process.join()
         raise RuntimeError(
-            f"a process that decoded a part of the batch was ended by signal {-status}, as happens where memory runs "
-            "out: sample fewer rows at once, or call torch.set_num_threads(1) first, to decode in this process"
+            f"a process that decoded a part of the batch was ended by signal {-(child.process.exitcode or 0)}, as "
+            "happens where memory runs out: end other programs, sample fewer rows at once (rows=..., "
+            "generation.batch_size), or set OMP_NUM_THREADS=1, to decode one part after another in one process"
         ) from None
     if isinstance(found, Exception):
         raise found
