@@ -22,6 +22,14 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
+LONGEST = ("test_notebooks.py", "test_faults.py", "test_phases.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _only_localhost(monkeypatch):
     """No test reaches beyond this machine."""

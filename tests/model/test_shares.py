@@ -164,12 +164,12 @@ def test_a_killed_process_is_named_and_the_others_end(organism, rows, monkeypatc
 
 
 def test_an_interrupt_leaves_no_process_behind(organism, rows, monkeypatch):
-    def interrupt(_child):
+    def interrupt(_ends):
         assert len(children()) == 2
         raise KeyboardInterrupt
 
     monkeypatch.setattr(packed_engine, "run_unit", lambda *_a, **_k: time.sleep(60))
-    monkeypatch.setattr(shares, "_received", interrupt)
+    monkeypatch.setattr(shares, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_in_shares(organism, rows, SETTINGS, shares=2)
     assert not children()
