@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from backtracking.core.interventions import Ban
@@ -28,16 +28,23 @@ class Bans:
         self._applied = {ban: torch.zeros(len(rows), device=model.device) for ban in self._tokens}
         self._removed = {ban: torch.zeros(len(rows), device=model.device) for ban in self._tokens}
 
-    def apply(self, logits: Float[Tensor, "active vocab"], rows: Int[Tensor, " active"]) -> Tensor:
+    def apply(
+        self,
+        logits: Float[Tensor, "active vocab"],
+        rows: Int[Tensor, " active"],
+        counted: Bool[Tensor, " active"] | None = None,
+    ) -> Tensor:
         """Logits in which every banned token is impossible for the rows under the ban.
 
         Args:
             logits: Of the next token.
-            rows: Index of each among the rows of the unit; -1 for one that is not counted.
+            rows: Index of each among the rows of the unit.
+            counted: Which of them are sampled; all if not given.
         """
         allowed = logits
         for ban, tokens in self._tokens.items():
-            here = (self._under[ban][rows] & (rows >= 0)).nonzero().flatten()
+            under = self._under[ban][rows]
+            here = (under if counted is None else under & counted).nonzero().flatten()
             if not len(here):
                 continue
             if allowed is logits:

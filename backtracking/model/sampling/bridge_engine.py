@@ -51,7 +51,7 @@ def run_unit(model: HookedReasoner, rows: Sequence[Row], settings: Settings) -> 
         for step in range(settings.max_new_tokens):
             if step:
                 logits, batch = _decode(model, batch, state, lengths + step - 1)
-            allowed = bans.apply(logits, torch.where(batch.finished, NOWHERE, batch.active))
+            allowed = bans.apply(logits, batch.active, ~batch.finished)
             tokens = choose(
                 allowed,
                 temperature=settings.temperature,

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from backtracking.model.sampling import step_choice
 from backtracking.model.sampling.noise import gumbel
 
 FIRST_CANDIDATES = 16
@@ -42,6 +43,8 @@ def choose(
         raise FloatingPointError("the logits are not finite: the intervention broke the model")
     if temperature == 0:
         return tokens
+    if step_choice.serves(logits):
+        return step_choice.sampled(logits, best, temperature=temperature, top_p=top_p, keys=keys, positions=positions)
     (share,) = _in_parts(lambda part, most: (_shares(part, most, temperature).sum(dim=-1),), logits, best)
     open_rows = (share * top_p > 1).nonzero().flatten()
     if not len(open_rows):

@@ -7,13 +7,17 @@ differs only where the conditions move the distribution.
 """
 
 import hashlib
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 _MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # of splitmix64, as signed numbers
-_STEP = -0x61C8864680B583EB
+STEP = -0x61C8864680B583EB
+"""Between counters: 2 to the power of 64 over the golden ratio, as a signed number."""
+MANTISSA_BITS = 53
+"""Of a hash, as many as a double holds."""
 
 
 def row_key(seed: int, problem_id: int | str, sample_id: int) -> int:
@@ -32,15 +36,15 @@ def gumbel(
         positions: Index of the token about to be sampled, counted from 0 in the completion.
         tokens: Candidate token ids.
     """
-    counter = _mix(keys + positions * _STEP)
-    bits = _mix(counter[:, None] ^ _mix(tokens * _STEP))
-    mantissa = (bits >> 11) & ((1 << 53) - 1)
-    uniform = (mantissa.double() + 0.5) * 2.0**-53
+    counter = mix(keys + positions * STEP)
+    bits = mix(counter[:, None] ^ mix(tokens * STEP))
+    mantissa = (bits >> (64 - MANTISSA_BITS)) & ((1 << MANTISSA_BITS) - 1)
+    uniform = (mantissa.double() + 0.5) * 2.0**-MANTISSA_BITS
     return -torch.log(-torch.log(uniform))
 
 
-def _mix(x: Tensor) -> Tensor:
-    """The output function of splitmix64 (Steele, Lea and Flood 2014) on 64-bit integers."""
+def mix(x: Any) -> Any:
+    """The output function of splitmix64 (Steele, Lea and Flood 2014) on a 64-bit integer, or a tensor of them."""
     x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _MULTIPLIERS[0]
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _MULTIPLIERS[1]
     return x ^ ((x >> 31) & ((1 << 33) - 1))

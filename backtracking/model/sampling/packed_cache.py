@@ -6,13 +6,17 @@ all rows share: a row that was seated later starts at a later column.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from backtracking.model.sampling import step_attention
 from backtracking.model.sampling.attention import softcapped
+from backtracking.model.sampling.compiled import LANES
 
 BLOCK = 32
 """Columns by which the room for sampled tokens grows; between two growths nothing is moved."""
@@ -20,51 +24,65 @@ READ = 8
 """Columns by which what is read of that room grows: matrix kernels are prepared anew for every shape."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class KeyValues:
-    """Keys and values of one layer, `entry kv_head column d_head`."""
+    """Keys and values of one layer, laid out so that products with them are fast.
 
-    keys: Tensor
-    values: Tensor
+    Columns lie beside one another, which suits products with keys everywhere; of values, only what compiled loops do.
+    """
+
+    keys: Float[Tensor, "entry kv_head d_head column"]
+    values: Float[Tensor, "entry kv_head d_head column"]
 
     @classmethod
-    def room(cls, entries: int, columns: int, like: Float[Tensor, "row kv_head pos d_head"]) -> "KeyValues":
-        """Zeros for that many entries and columns."""
-        shape = (entries, like.shape[1], columns, like.shape[3])
-        return cls(like.new_zeros(shape), like.new_zeros(shape))
+    def room(
+        cls, entries: int, columns: int, like: Float[Tensor, "row kv_head pos d_head"], *, empty: int = 0
+    ) -> "KeyValues":
+        """Zeros for that many entries and columns, or a few more columns; the first `empty` ones may hold anything."""
+        _, heads, _, width = like.shape
+        columns = -(-columns // LANES) * LANES
+        shape = (entries, heads, width, columns)
+        if step_attention.serves(like):
+            keys, values = like.new_empty(shape), like.new_empty(shape)
+        else:
+            keys, values = like.new_empty(shape), like.new_empty(entries, heads, columns, width).transpose(2, 3)
+        keys[..., empty:], values[..., empty:] = 0, 0
+        return cls(keys, values)
 
     def move(self, source: Int[Tensor, " some"], target: Int[Tensor, " some"]) -> None:
         """Copy entries over others, whose content is no longer needed."""
         for tensor in (self.keys, self.values):
             tensor[target] = tensor[source]
 
-    def write(self, column: int, keys: Tensor, values: Tensor) -> None:
-        """Put one position of the first entries into a column."""
+    def write(self, first: int, start: int, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values, `entry kv_head pos d_head`, into entries and columns from those on."""
+        entries, columns = slice(first, first + len(keys)), slice(start, start + keys.shape[2])
         for tensor, new in ((self.keys, keys), (self.values, values)):
-            tensor.narrow(0, 0, len(new)).narrow(2, column, 1).copy_(new)
+            tensor[entries, :, :, columns] = new.transpose(2, 3)
 
     def flat(self, entries: int, columns: int) -> tuple[Tensor, Tensor]:
-        """The first columns of the first entries, each `entry_x_head column d_head`."""
+        """The first columns of the first entries, each `entry_x_head d_head column`."""
         heads = self.keys.shape[1]
         keys, values = self.keys.flatten(0, 1), self.values.flatten(0, 1)
-        return keys[: entries * heads, :columns], values[: entries * heads, :columns]
+        return keys[: entries * heads, :, :columns], values[: entries * heads, :, :columns]
 
     def shift(self, columns: int) -> None:
         """Drop the first columns."""
         for tensor in (self.keys, self.values):
-            tensor[:, :, :-columns] = tensor[:, :, columns:].clone()
+            tensor[..., :-columns] = tensor[..., columns:].clone()
 
-    def grow(self, entries: int, columns: int) -> None:
-        """Make room for more columns of the first entries, and give back the room of the others."""
-        self.keys, self.values = (_wider(tensor[:entries], columns) for tensor in (self.keys, self.values))
+    def wider(self, entries: int, columns: int) -> "KeyValues":
+        """The first entries, with room for more columns."""
+        there = self.keys.shape[3]
+        wider = KeyValues.room(entries, there + columns, self.keys.transpose(2, 3), empty=there)
+        for new, old in ((wider.keys, self.keys), (wider.values, self.values)):
+            new[..., :there] = old[:entries]
+        return wider
 
-
-def _wider(tensor: Tensor, columns: int) -> Tensor:
-    entries, heads, before, width = tensor.shape
-    wider = tensor.new_empty(entries, heads, before + columns, width)
-    wider[:, :, :before] = tensor
-    wider[:, :, before:] = 0
-    return wider
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same memory, for compiled loops."""
+        return self.keys.numpy(), self.values.numpy()
 
 
 @dataclass
@@ -103,8 +121,7 @@ class PackedCache:
                 for kept in self.added.values():
                     kept.shift(moved)
             else:
-                for kept in self.added.values():
-                    kept.grow(seats, BLOCK)
+                self.added = {layer: kept.wider(seats, BLOCK) for layer, kept in self.added.items()}
                 self.columns += BLOCK
         self.filled -= moved
         return moved
@@ -152,12 +169,11 @@ class Prefill:
         softcap: float | None,
     ) -> Tensor:
         """Causal attention within the prompts; padding stands behind what is real."""
-        cache, (rows, _, length, _) = self.cache, key.shape
+        cache, length = self.cache, key.shape[2]
         if layer not in cache.prefixes:
             cache.prefixes[layer] = KeyValues.room(cache.entries, cache.width, key)
         kept = cache.prefixes[layer]
-        kept.keys[self.first : self.first + rows, :, :length] = key
-        kept.values[self.first : self.first + rows, :, :length] = value
+        kept.write(self.first, 0, key, value)
         self.layers.add(layer)
         if softcap is None and (window is None or window >= length):
             grouped = query.shape[1] != key.shape[1]
@@ -261,19 +277,37 @@ class Decode:
             cache.added[layer] = KeyValues.room(cache.seats, cache.columns, key)
         seats, heads, _, width = query.shape
         groups = key.shape[1]
-        cache.added[layer].write(cache.filled, key, value)
+        if softcap is None and step_attention.serves(query):
+            return step_attention.attend(
+                query,
+                key,
+                value,
+                prompts=cache.prefixes[layer].arrays,
+                own=cache.added[layer].arrays,
+                where=self._where,
+                filled=cache.filled,
+                window=window,
+                scaling=scaling,
+            )
+        cache.added[layer].write(0, cache.filled, key, value)
         own_keys, own_values = cache.added[layer].flat(seats, cache.reading)
         keys, values = cache.prefixes[layer].flat(seating.entries, cache.width)
 
         scaled = (query * scaling).view(seats, groups, heads // groups, width)
-        shared = seating.by_seat(torch.bmm(seating.by_prefix(scaled), keys.transpose(1, 2)), groups)
-        own = torch.bmm(scaled.flatten(0, 1), own_keys.transpose(1, 2)).view(*shared.shape[:3], -1)
+        shared = seating.by_seat(torch.bmm(seating.by_prefix(scaled), keys), groups)
+        own = torch.bmm(scaled.flatten(0, 1), own_keys).view(*shared.shape[:3], -1)
         scores = torch.cat([shared, own], dim=-1).float()
         weights = softcapped(scores, softcap).add_(self._bias_of(window)).softmax(-1).to(value.dtype)
         prompt, since = weights.split([cache.width, cache.reading], dim=-1)
-        read = seating.by_seat(torch.bmm(seating.by_prefix(prompt), values), groups)
-        read += torch.bmm(since.flatten(0, 1), own_values).view_as(read)
+        read = seating.by_seat(torch.bmm(seating.by_prefix(prompt), values.transpose(1, 2)), groups)
+        read += torch.bmm(since.flatten(0, 1), own_values.transpose(1, 2)).view_as(read)
         return read.view(seats, 1, heads, width)
+
+    @cached_property
+    def _where(self) -> step_attention.Where:
+        seating = self.seating
+        each = (seating.prefix, seating.prefix_length, seating.start, self.positions)
+        return step_attention.Where(*(np.ascontiguousarray(part.numpy()) for part in each))
 
     def _bias_of(self, window: int | None) -> Float[Tensor, "seat 1 1 column"]:
         """0 where a row may look, minus infinity where it may not; the same for all layers of a window."""

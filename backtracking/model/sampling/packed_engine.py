@@ -8,7 +8,9 @@ used: it knows neither interventions by row nor noise by row.
 
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,9 +18,11 @@ from torch import Tensor
 from backtracking.core.completions import Completion, Completions
 from backtracking.core.interventions import Ban
 from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling import fused, step_attention, step_choice
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.bans import Bans
 from backtracking.model.sampling.choice import choose
+from backtracking.model.sampling.compiled import LANES
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.finish import completion_of
 from backtracking.model.sampling.noise import row_key
@@ -29,8 +33,8 @@ from backtracking.model.sampling.taps import Taps, no_taps
 
 EMPTY = -1
 """Row of a seat in which nobody sits."""
-STEP = 16
-"""Seats by which a batch shrinks."""
+STEP, LAST = 16, 4
+"""Seats by which a batch shrinks, and by which one of no more than that many does."""
 SHRINK = 12
 """The batch is repacked when one in this many of its rows has finished."""
 
@@ -59,10 +63,25 @@ def run_unit(
     """
     use_packed_attention(model.plain.module)
     batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)), taps or no_taps(model))
-    with batch.edits.installed(), batch.taps.installed():
+    with fused.installed(model.plain.module), batch.edits.installed(), batch.taps.installed():
         while batch.seat_rows():
             batch.step()
     return Completions(batch.done[index] for index in range(len(rows)))
+
+
+@cache
+def prepare() -> None:
+    """Compile the loops of a step, or load them, in this process: those forked from it have them then.
+
+    They are run once on numbers of the kinds that the engine gives them.
+    """
+    one, row = torch.zeros(1, 1, 1, 8), torch.zeros(1, dtype=torch.long)
+    room = tuple(np.zeros((1, 1, 8, LANES), np.float32) for _ in range(2))
+    where = step_attention.Where(*(row.numpy() for _ in range(4)))
+    step_attention.attend(one, one, one, prompts=room, own=room, where=where, filled=0, window=None, scaling=1.0)
+    step_choice.sampled(one[0, 0], row.float(), temperature=1.0, top_p=0.5, keys=row, positions=row)
+    fused.rms_norm(one, one[0, 0, 0], 1e-6)
+    fused.rotated(one, one[0], one[0])
 
 
 class _Batch:
@@ -89,7 +108,9 @@ class _Batch:
         self.stop_ids = set(model.stop_ids.tolist())
         keys = [row_key(settings.seed, row.problem_id, row.sample_id) for row in rows]
         self.keys = torch.tensor(keys, device=self.device)
-        self.sampled = torch.zeros(len(rows), settings.max_new_tokens, dtype=torch.long, device=self.device)
+        # One row more, for seats in which nobody sits, and one token more, for rows that have finished.
+        shape = (len(rows) + 1, settings.max_new_tokens + 1)
+        self.sampled = torch.zeros(shape, dtype=torch.long, device=self.device)
 
         def empty(value: int = 0) -> Int[Tensor, " seat"]:
             return torch.full((seats,), value, dtype=torch.long, device=self.device)
@@ -98,15 +119,20 @@ class _Batch:
         self.prefix, self.prompt, self.start = empty(), empty(), empty()
         self.steps, self.next_ids, self.spec = empty(), empty(), empty()
         self.seating: Seating | None = None
+        self.settled = False
+        """Whether no row has finished since seats were last given."""
 
     def seat_rows(self) -> bool:
         """Give free seats to rows that wait; False when no row is left to decode."""
+        if self.settled:
+            return True
         while self.queue:
             free = (~self.live).nonzero().flatten().tolist()[: len(self.queue)]
             if not free:
                 break
             self._seat(free)
         self._shrink()
+        self.settled = True
         return bool(self.live.any())
 
     def step(self) -> None:
@@ -151,19 +177,20 @@ class _Batch:
         """Choose the next token of the rows in those seats; those that end leave with a completion."""
         rows, live, steps = self.row[seats], self.live[seats], self.steps[seats]
         tokens = choose(
-            self.bans.apply(logits, rows.masked_fill(~live, EMPTY)),
+            self.bans.apply(logits, rows, live),
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
             keys=self.keys[rows],
             positions=steps,
         )
-        self.sampled[rows[live], steps[live]] = tokens[live]
-        self.next_ids[seats] = torch.where(live, tokens, self.next_ids[seats])
+        # Where nobody sits, or somebody who has finished, what is written is never read.
+        self.sampled[rows, steps] = tokens
+        self.next_ids[seats] = tokens
         self.steps[seats] += live
-        ended = torch.isin(tokens, self.model.stop_ids) | (steps + 1 == self.settings.max_new_tokens)
-        finished = seats[live & ended]
-        if len(finished):
+        ended = live & (torch.isin(tokens, self.model.stop_ids) | (steps + 1 == self.settings.max_new_tokens))
+        if len(finished := seats[ended]):
             self.live[finished] = False
+            self.settled = False
             self._finish(finished)
 
     def _finish(self, seats: Int[Tensor, " some"]) -> None:
@@ -201,8 +228,9 @@ class _Batch:
         """
         empty = (~self.live).nonzero().flatten().tolist()
         living = len(self.live) - len(empty)
-        spare = -living % STEP
-        if self.queue or not living or len(empty) - spare < max(STEP, len(self.live) // SHRINK):
+        by = STEP if living > STEP else LAST
+        spare = -living % by
+        if self.queue or not living or len(empty) - spare < max(by, len(self.live) // SHRINK):
             return
         keep = self.live.clone()
         keep[empty[:spare]] = True

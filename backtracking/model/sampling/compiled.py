@@ -1,0 +1,99 @@
+"""Loops over the rows of a step, compiled by Numba for the processor: what PyTorch has no fast operation for.
+
+Numba needs no compiler on the machine; it keeps what it has compiled beside the source, or in the user's cache.
+"""
+
+import inspect
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+
+LANES = 16
+"""Numbers in the widest register."""
+LEAST = np.float32(-87.0)
+"""Of less than this, e to its power is not a normal number."""
+_WORTH = 2**18
+"""Numbers to go through that are worth a thread of their own."""
+_FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}  # without the assumption that nothing is NaN or infinite
+_LOG2_E, _HALF, _ONE = np.float32(1.4426950408889634), np.float32(0.5), np.float32(1)
+_LN_2 = (np.float32(0.693359375), np.float32(-2.12194440e-4))  # in two parts, whose products are exact enough
+# Of (e^x - 1 - x) / x^2 where |x| <= ln(2) / 2: expf.c of S. Moshier's Cephes.
+_C = tuple(map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5)))
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled at its first call for the types it is given."""
+    function = inspect.unwrap(function)  # of what a check of types at run time has put around it
+    options: dict[str, Any] = {"fastmath": _FAST, "nogil": True}
+    try:
+        return njit(**options, cache=True)(function)
+    except RuntimeError:  # there is no folder to keep it in
+        return njit(**options)(function)
+
+
+def over_rows(kernel: Callable[..., None], rows: int, work: int, *arguments: Any) -> None:
+    """Call `kernel(first, last, *arguments)` for all rows: at once, or in as many parts as PyTorch has threads.
+
+    Args:
+        kernel: Does some of the rows; each row comes out the same, whichever are done together.
+        rows: How many there are.
+        work: Numbers it goes through, about.
+        arguments: What else it takes.
+    """
+    parts = max(1, min(torch.get_num_threads(), rows, work // _WORTH))
+    if parts == 1:
+        kernel(0, rows, *arguments)
+        return
+    ends = [rows * part // parts for part in range(parts + 1)]
+    list(_pool(os.getpid(), parts).map(lambda part: kernel(ends[part], ends[part + 1], *arguments), range(parts)))
+
+
+@lru_cache(maxsize=1)
+def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process: a forked one needs its own."""
+    return ThreadPoolExecutor(threads)
+
+
+@compiled
+def largest(numbers: Any) -> Any:
+    """The largest of the numbers that are numbers; four at a time, since each comparison waits for the one before."""
+    four = np.uint64(len(numbers) // 4 * 4)
+    a = b = c = d = np.float32(-np.inf)
+    for i in range(np.uint64(0), four, np.uint64(4)):
+        a, b = max(a, numbers[i]), max(b, numbers[i + np.uint64(1)])
+        c, d = max(c, numbers[i + np.uint64(2)]), max(d, numbers[i + np.uint64(3)])
+    for i in range(four, np.uint64(len(numbers))):
+        a = max(a, numbers[i])
+    return max(max(a, b), max(c, d))
+
+
+@compiled
+def exponentials(numbers: Any, powers: Any, scale: Any) -> Any:
+    """Put e to the power of each number in its place, and return the sum.
+
+    Args:
+        numbers: float32, 0 or less; what is not a number stays that. Best a multiple of `LANES` of them.
+        powers: Room for as many int32.
+        scale: The same memory, as float32.
+    """
+    for i in range(len(numbers)):
+        x = numbers[i]
+        if x < LEAST:
+            x = LEAST
+        n = np.float32(math.floor(x * _LOG2_E + _HALF))
+        x = x - n * _LN_2[0] - n * _LN_2[1]
+        y = ((((_C[0] * x + _C[1]) * x + _C[2]) * x + _C[3]) * x + _C[4]) * x + _C[5]
+        numbers[i] = y * x * x + x + _ONE
+        powers[i] = (np.int32(n) + np.int32(127)) << np.int32(23)  # the bits of 2 to the power of n
+    total = np.float32(0)
+    for i in range(len(numbers)):
+        numbers[i] *= scale[i]
+        total += numbers[i]
+    return total

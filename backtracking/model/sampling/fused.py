@@ -1,0 +1,152 @@
+"""Parts of a forward pass on a CPU in float32, each as one compiled loop instead of six or more small operations.
+
+With a handful of rows a step is mostly the cost of starting operations. Two parts that most architectures share are
+replaced while the engine runs: root-mean-square norms and rotary embeddings. Which modules have them is not read from a
+table of architectures: a part is run on numbers of ours, and replaced where it gives what the definition gives. Hooks
+see what they saw before.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from backtracking.model.sampling.compiled import compiled, over_rows
+
+ROTARY = "apply_rotary_pos_emb"
+"""What transformers' modules call the function."""
+_EPSILON = ("variance_epsilon", "eps")
+"""And the number that a norm adds."""
+_ONE, _NONE = np.float32(1), np.float32(0)
+
+
+@contextmanager
+def installed(module: nn.Module) -> Iterator[list[str]]:
+    """Replace the parts of a model inside the block; says which."""
+    replaced: list[tuple[Any, str, Any]] = []
+    try:
+        for name, part in module.named_modules():
+            if (epsilon := _epsilon_of(part)) is not None:
+                replaced.append((part, name, part.__dict__.get("forward")))
+                part.forward = _normalizing(part, epsilon)
+        for name in sorted({type(part).__module__ for part in module.modules()}):
+            source = sys.modules[name]
+            function: Callable[..., Any] | None = getattr(source, ROTARY, None)
+            if function is not None and _is_rotary(function):
+                replaced.append((source, name, function))
+                setattr(source, ROTARY, _rotating(function))
+        yield [name for _, name, _ in replaced]
+    finally:
+        for part, _, before in replaced:
+            if before is None:
+                del part.forward
+            else:
+                setattr(part, "forward" if isinstance(part, nn.Module) else ROTARY, before)
+
+
+def rms_norm(
+    residual: Float[Tensor, "*rows d"], weight: Float[Tensor, " d"], epsilon: float
+) -> Float[Tensor, "*rows d"]:
+    """Each row over the root of its mean square (and epsilon), times the weights; on the CPU, in float32."""
+    rows = np.ascontiguousarray(residual.numpy()).reshape(-1, residual.shape[-1])
+    found = np.empty_like(rows)
+    over_rows(_normalize, len(rows), rows.size, rows, weight.detach().numpy(), np.float32(epsilon), found)
+    return torch.from_numpy(found).view(residual.shape)
+
+
+def rotated(
+    heads: Float[Tensor, "row head 1 d_head"], cos: Float[Tensor, "row 1 d_head"], sin: Float[Tensor, "row 1 d_head"]
+) -> Float[Tensor, "row head 1 d_head"]:
+    """Each head turned by the angles of its row, its first half against its second; on the CPU, in float32."""
+    given, cosines, sines = (np.ascontiguousarray(part.numpy()) for part in (heads, cos, sin))
+    found = np.empty_like(given)
+    over_rows(_rotate, len(given), given.size, given, cosines, sines, found)
+    return torch.from_numpy(found)
+
+
+@compiled
+def _normalize(first: int, last: int, rows: Any, weight: Any, epsilon: Any, found: Any) -> None:
+    width = np.float32(rows.shape[1])
+    for row in range(first, last):
+        given, into, total = rows[row], found[row], _NONE
+        for i in range(len(weight)):
+            total += given[i] * given[i]
+        scale = _ONE / np.sqrt(total / width + epsilon)
+        for i in range(len(weight)):
+            into[i] = given[i] * scale * weight[i]
+
+
+@compiled
+def _rotate(first: int, last: int, heads: Any, cosines: Any, sines: Any, found: Any) -> None:
+    half = heads.shape[3] // 2
+    for row in range(first, last):
+        cos, sin = cosines[row, 0], sines[row, 0]
+        for head in range(heads.shape[1]):
+            one, two = heads[row, head, 0][:half], heads[row, head, 0][half:]
+            into = found[row, head, 0]
+            for i in range(half):
+                into[i] = one[i] * cos[i] - two[i] * sin[i]
+            for i in range(half):
+                into[half + i] = two[i] * cos[half + i] + one[i] * sin[half + i]
+
+
+def _serves(*tensors: Tensor) -> bool:
+    return all(each.device.type == "cpu" and each.dtype == torch.float32 for each in tensors) and not (
+        torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+    )
+
+
+def _normalizing(norm: nn.Module, epsilon: float) -> Callable[[Tensor], Tensor]:
+    weight = norm.weight
+    assert isinstance(weight, Tensor)
+    before = norm.forward
+    return lambda residual: rms_norm(residual, weight, epsilon) if _serves(residual, weight) else before(residual)
+
+
+def _rotating(before: Callable[..., Any]) -> Callable[..., Any]:
+    def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any) -> Any:
+        one_each = query.shape[2] == key.shape[2] == 1 and cos.shape == (len(query), 1, query.shape[3])
+        if others or named or not one_each or not _serves(query, key, cos, sin):
+            return before(query, key, cos, sin, *others, **named)
+        return rotated(query, cos, sin), rotated(key, cos, sin)
+
+    return rotate
+
+
+@torch.inference_mode()
+def _epsilon_of(norm: nn.Module) -> float | None:
+    """The epsilon of a root-mean-square norm, if this module is shown to be one."""
+    weight = getattr(norm, "weight", None)
+    epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
+    alone = sum(1 for _ in norm.parameters()) == 1 and next(norm.children(), None) is None
+    if epsilon is None or not isinstance(weight, Tensor) or weight.ndim != 1 or not alone or not _serves(weight):
+        return None
+    rows = _numbers(4, len(weight))
+    expected = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon) * weight
+    return epsilon if torch.allclose(norm.forward(rows), expected, rtol=1e-5, atol=1e-6) else None
+
+
+@torch.inference_mode()
+def _is_rotary(function: Callable[..., Any]) -> bool:
+    """Whether that is the function that turns the first half of each head against the second."""
+    query, key, cos, sin = _numbers(3, 2, 1, 8), _numbers(3, 1, 1, 8), _numbers(3, 1, 8), _numbers(3, 1, 8) + 1
+    try:
+        found = function(query, key, cos, sin)
+    except (TypeError, RuntimeError):  # it takes something else
+        return False
+    one, two = query[:, 0, 0, :4], query[:, 0, 0, 4:]
+    expected = torch.cat([one, two], -1) * cos[:, 0] + torch.cat([-two, one], -1) * sin[:, 0]
+    if not isinstance(found, tuple) or len(found) != 2:
+        return False
+    turned = found[0]
+    return turned.shape == query.shape and torch.allclose(turned[:, 0, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+def _numbers(*shape: int) -> Tensor:
+    """Numbers of that shape, all different."""
+    return torch.linspace(-3, 2, int(np.prod(shape))).sin().view(shape)

@@ -1,0 +1,134 @@
+"""The choice of the next token on a CPU, row by row: see `choice.choose`, which it gives the tokens of."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from backtracking.model.sampling import noise
+from backtracking.model.sampling.compiled import compiled, exponentials, over_rows
+
+_CHUNK = 1024
+"""Logits worked on at a time: few enough to stay in the first cache."""
+_GAP = 2.0
+"""How far below the best logit candidates are looked for at first, in units of the temperature."""
+_WIDEST = 512.0
+"""Further below, nothing has a probability."""
+_STEP, _BITS, _SMALLEST = noise.STEP, noise.MANTISSA_BITS, 2.0**-noise.MANTISSA_BITS
+_mix = compiled(noise.mix)
+
+
+def serves(logits: Tensor) -> bool:
+    """Whether the choice from logits of that kind is made here."""
+    return logits.device.type == "cpu" and logits.dtype == torch.float32
+
+
+def sampled(
+    logits: Float[Tensor, "row vocab"],
+    best: Float[Tensor, " row"],
+    *,
+    temperature: float,
+    top_p: float,
+    keys: Int[Tensor, " row"],
+    positions: Int[Tensor, " row"],
+) -> Int[Tensor, " row"]:
+    """The next token of each row.
+
+    Args:
+        logits: On the CPU, float32.
+        best: The largest of each row, finite.
+        temperature: Above 0.
+        top_p: Mass of the nucleus.
+        keys: `noise.row_key` of each row.
+        positions: Index of the token in the completion.
+    """
+    tokens = torch.empty(len(logits), dtype=torch.long)
+    arrays = [part.contiguous().numpy() for part in (logits, best, keys, positions, tokens)]
+    over_rows(_sample, len(logits), logits.numel(), float(temperature), float(top_p), *arrays)
+    return tokens
+
+
+@compiled
+def _shares(logits: Any, best: Any, temperature: float, numbers: Any, powers: Any, scale: Any) -> float:
+    """The sum of all unnormalised probabilities, 1 being that of the best token."""
+    total, warmth = 0.0, np.float32(1 / temperature)
+    for start in range(0, len(logits), _CHUNK):
+        part = logits[start : start + _CHUNK]
+        for i in range(len(part)):
+            numbers[i] = (part[i] - best) * warmth
+        total += exponentials(numbers[: len(part)], powers, scale)
+    return total
+
+
+@compiled
+def _above(logits: Any, least: float, found: Any) -> int:
+    """Put the tokens with at least that logit into a list; how many they are."""
+    count = 0
+    for token in range(len(logits)):
+        if logits[token] >= least:
+            found[count] = token
+            count += 1
+    return count
+
+
+@compiled
+def _nucleus(logits: Any, best: Any, temperature: float, total: float, top_p: float, found: Any) -> int:
+    """Put the tokens of the nucleus into a list; how many they are.
+
+    Candidates are the tokens near the best one, more and more of them until they hold the mass; only they are sorted.
+    """
+    if top_p >= 1:
+        return _above(logits, -np.inf, found)
+    gap, count, mass = _GAP, 0, 0.0
+    while mass < top_p and gap <= _WIDEST:
+        count, mass = _above(logits, float(best) - gap * temperature, found), 0.0
+        for place in range(count):
+            mass += math.exp(float(logits[found[place]]) / temperature - total)
+        gap *= 2
+    values = np.empty(count, np.float64)
+    for place in range(count):
+        values[place] = -float(logits[found[place]])
+    order = np.argsort(values, kind="mergesort")  # which is stable: of equal ones that with the smaller id is first
+    ordered, before, inside = found[:count].copy(), 0.0, 0
+    while inside < count and before < top_p:
+        found[inside] = ordered[order[inside]]
+        before += math.exp(float(logits[found[inside]]) / temperature - total)
+        inside += 1
+    return inside
+
+
+@compiled
+def _sample(
+    first: int,
+    last: int,
+    temperature: float,
+    top_p: float,
+    logits: Any,
+    best: Any,
+    keys: Any,
+    positions: Any,
+    tokens: Any,
+) -> None:
+    vocabulary = logits.shape[1]
+    found = np.empty(vocabulary, np.int64)
+    numbers, powers = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.int32)
+    scale = powers.view(np.float32)
+    for row in range(first, last):
+        share = _shares(logits[row], best[row], temperature, numbers, powers, scale)
+        if share * top_p <= 1:  # one token alone holds the mass
+            _above(logits[row], best[row], found)
+            tokens[row] = found[0]
+            continue
+        total = float(best[row]) / temperature + math.log(share)
+        count = _nucleus(logits[row], best[row], temperature, total, top_p, found)
+        counter, highest = _mix(keys[row] + positions[row] * _STEP), -np.inf
+        for place in range(count):
+            token = found[place]
+            bits = _mix(counter ^ _mix(token * _STEP))
+            uniform = (float((bits >> (64 - _BITS)) & ((1 << _BITS) - 1)) + 0.5) * _SMALLEST
+            noisy = float(logits[row, token]) / temperature - total - math.log(-math.log(uniform))
+            if noisy > highest:
+                highest, tokens[row] = noisy, token

@@ -1,0 +1,198 @@
+"""Compiled loops of a step: they give what PyTorch gives, in any number of parts, and leave the model as it was."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backtracking.model.sampling import (
+    compiled,
+    fused,
+    packed_cache,
+    packed_engine,
+    sample,
+    step_attention,
+    step_choice,
+)
+from backtracking.model.sampling.choice import choose
+from backtracking.model.sampling.noise import row_key
+from backtracking.model.sampling.packed_cache import Decode, KeyValues, PackedCache, Seating
+from tests.tiny import tiny_hf
+
+FAMILIES = {"llama": True, "qwen2": True, "qwen3": True, "mistral": True, "gemma2": False, "neox": False, "gpt2": False}
+"""Whose norms are plain root-mean-square norms; Gemma's add 1 to the weights, the others' subtract the mean."""
+
+
+def a_step(seed, *, seats, heads, groups, width, prompt, filled):
+    """A cache in the middle of decoding, and what the rows ask of it."""
+    torch.manual_seed(seed)
+    entries = min(3, seats)
+    cache = PackedCache(seats=seats, entries=entries, width=prompt, columns=filled + 1, filled=filled)
+    prefix = torch.arange(seats) % entries
+    length = torch.randint(1, prompt + 1, (entries,))[prefix]
+    start = torch.randint(0, filled + 1, (seats,))
+    like = torch.zeros(1, groups, 1, width)
+    cache.prefixes[0], cache.added[0] = KeyValues.room(entries, prompt, like), KeyValues.room(seats, filled + 1, like)
+    for kept in (cache.prefixes[0], cache.added[0]):
+        kept.keys.normal_()
+        kept.values.normal_()
+    passing = Decode(cache, Seating.of(prefix, length, start), length + filled - start)
+    return passing, [torch.randn(seats, n, 1, width) for n in (heads, groups, groups)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    seats=st.integers(1, 9),
+    groups=st.integers(1, 3),
+    per_group=st.integers(1, 3),
+    width=st.sampled_from([2, 8, 12, 32, 64]),
+    prompt=st.integers(1, 40),
+    filled=st.integers(0, 40),
+    window=st.one_of(st.none(), st.integers(1, 50)),
+)
+def test_attention_of_a_step_is_what_pytorch_computes(seed, seats, groups, per_group, width, prompt, filled, window):
+    passing, asked = a_step(
+        seed, seats=seats, heads=groups * per_group, groups=groups, width=width, prompt=prompt, filled=filled
+    )
+    options = {"scaling": 0.4, "window": window}
+    # A cap that caps nothing goes the way of PyTorch.
+    expected = passing.attend(0, *asked, softcap=1e6, **options)
+    torch.testing.assert_close(passing.attend(0, *asked, softcap=None, **options), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_seat_that_nobody_sits_in_harms_no_other():
+    """Its first column may lie before the first, or behind the new one."""
+    passing, asked = a_step(1, seats=4, heads=2, groups=2, width=8, prompt=6, filled=20)
+    options = {"scaling": 1.0, "window": None, "softcap": None}
+    expected = passing.attend(0, *asked, **options)
+    passing.seating.start[:2] = torch.tensor([-70, 90])
+    assert torch.equal(passing.attend(0, *asked, **options)[2:], expected[2:])
+
+
+def test_what_is_not_a_number_stays_that():
+    passing, (query, key, value) = a_step(0, seats=2, heads=2, groups=1, width=8, prompt=5, filled=3)
+    query[0] = float("nan")
+    read = passing.attend(0, query, key, value, scaling=1.0, window=None, softcap=None)
+    assert read[0].isnan().all()
+    assert read[1].isfinite().all()
+
+
+@pytest.mark.parametrize("vocabulary", [7, 300, 5000])
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("temperature", [0.05, 0.7, 3.0])
+def test_the_choice_is_the_one_pytorch_makes(vocabulary, top_p, temperature, monkeypatch):
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(60, vocabulary)
+    logits[:20] = logits[:20].round()  # many of them equal
+    logits[20:30] = -logits[20:30].abs() * 1e-3  # nearly all of them
+    logits[30:40, ::2] = float("-inf")
+    keys = torch.tensor([row_key(1, row, 0) for row in range(60)])
+    options = {"temperature": temperature, "top_p": top_p, "keys": keys, "positions": torch.arange(60)}
+    found = choose(logits, **options)
+    monkeypatch.setattr(step_choice, "serves", lambda _: False)
+    assert torch.equal(found, choose(logits, **options))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-200, 0, width=32), min_size=1, max_size=70))
+def test_exponentials_are_numpys(numbers):
+    given_ = np.array(numbers, np.float32)
+    found, powers = given_.copy(), np.empty(len(numbers), np.int32)
+    total = compiled.exponentials(found, powers, powers.view(np.float32))
+    expected = np.exp(given_.astype(np.float64))
+    np.testing.assert_allclose(found, expected, rtol=3e-7, atol=1.2e-38 * 2)
+    assert total == pytest.approx(expected.sum(), rel=1e-5, abs=1e-30)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_what_gives_the_same_is_replaced_and_only_inside_the_block(family):
+    module = tiny_hf(family)
+    ids = torch.tensor([[5], [9], [6]])
+    source = sys.modules[type(module).__module__]
+    rotary, forwards = getattr(source, fused.ROTARY, None), [m.__dict__.get("forward") for m in module.modules()]
+    with torch.inference_mode():
+        expected = module(ids).logits
+        with fused.installed(module) as replaced:
+            found = module(ids).logits
+    norms = [name for name, part in module.named_modules() if "norm" in name.rsplit(".", 1)[-1]]
+    assert [name for name in replaced if name in norms] == (norms if FAMILIES[family] else [])
+    assert getattr(source, fused.ROTARY, None) is rotary
+    assert [m.__dict__.get("forward") for m in module.modules()] == forwards
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_it_is_left_as_it_was_after_an_error():
+    module = tiny_hf("llama")
+    with pytest.raises(KeyError), fused.installed(module) as replaced:
+        assert replaced
+        raise KeyError
+    assert not any("forward" in part.__dict__ for part in module.modules())
+
+
+def test_bfloat16_and_gradients_go_the_old_way():
+    module = tiny_hf("llama")
+    with fused.installed(module):
+        module(torch.tensor([[5, 6]])).logits.sum().backward()
+    assert module.model.norm.weight.grad is not None
+    with fused.installed(tiny_hf("llama").bfloat16()) as replaced:
+        assert not [name for name in replaced if "norm" in name]
+
+
+def test_parts_come_out_as_the_whole(monkeypatch):
+    """Rows are computed one by one, so how many threads divide them changes no bit."""
+    passing, asked = a_step(3, seats=7, heads=4, groups=2, width=32, prompt=20, filled=9)
+    logits, row = torch.randn(7, 500), torch.arange(7)
+
+    def both():
+        read = passing.attend(0, *asked, scaling=1.0, window=None, softcap=None)
+        return read, choose(logits, temperature=1.0, top_p=0.9, keys=row, positions=row)
+
+    whole = both()
+    monkeypatch.setattr(compiled, "_WORTH", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for one, other in zip(whole, both(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_run_compiles_nothing_that_was_not_prepared(tiny, problems):
+    """Else every forked process would compile it anew."""
+    packed_engine.prepare()
+    kernels = (step_attention._attend, step_choice._sample, fused._normalize, fused._rotate)
+    before = [list(kernel.signatures) for kernel in kernels]
+    assert all(before)
+    sample(tiny, problems, conditions={"x": ["mlp.0*0.5@decode"]}, samples=3, max_new_tokens=40, temperature=1.0)
+    assert [list(kernel.signatures) for kernel in kernels] == before
+
+
+def test_without_a_place_to_keep_it_it_is_compiled_all_the_same(monkeypatch):
+    real = compiled.njit
+
+    def nowhere(*arguments, **options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(compiled, "njit", nowhere)
+    double = compiled.compiled(lambda x: 2 * x)
+    assert double(np.float32(1.5)) == 3
+
+
+def test_threads_belong_to_a_process():
+    assert compiled._pool(os.getpid(), 2) is compiled._pool(os.getpid(), 2)
+    assert compiled._pool(-1, 2) is not compiled._pool(os.getpid(), 2)
+
+
+def test_columns_keep_their_content_while_room_grows():
+    cache = PackedCache(seats=3, entries=1, width=4, columns=packed_cache.BLOCK, filled=packed_cache.BLOCK)
+    cache.added[0] = KeyValues.room(3, packed_cache.BLOCK, torch.zeros(1, 2, 1, 8))
+    cache.added[0].keys.normal_()
+    before = cache.added[0].keys[:2].clone()
+    assert cache.advance(0, 2) == 0
+    assert torch.equal(cache.added[0].keys[..., : packed_cache.BLOCK], before)
+    assert not cache.added[0].keys[..., packed_cache.BLOCK :].any()
+    assert cache.added[0].arrays[0].shape == cache.added[0].keys.shape
