@@ -38,13 +38,15 @@ def choose(
     Raises:
         FloatingPointError: A row has NaN or no token that is allowed.
     """
+    if temperature > 0 and step_choice.serves(logits):
+        options = {"temperature": temperature, "top_p": top_p, "keys": keys, "positions": positions}
+        tokens = step_choice.sampled(logits, **options)
+        _check(bool((tokens != step_choice.BROKEN).all()))
+        return tokens
     best, tokens = _in_parts(lambda part: part.max(dim=-1), logits)
-    if not bool(torch.isfinite(best).all()):
-        raise FloatingPointError("the logits are not finite: the intervention broke the model")
+    _check(bool(torch.isfinite(best).all()))
     if temperature == 0:
         return tokens
-    if step_choice.serves(logits):
-        return step_choice.sampled(logits, best, temperature=temperature, top_p=top_p, keys=keys, positions=positions)
     (share,) = _in_parts(lambda part, most: (_shares(part, most, temperature).sum(dim=-1),), logits, best)
     open_rows = (share * top_p > 1).nonzero().flatten()
     if not len(open_rows):
@@ -58,6 +60,11 @@ def choose(
     noisy = values.index_put((inside, place), values[inside, place] + noise)
     tokens[open_rows] = candidates.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1)
     return tokens
+
+
+def _check(finite: bool) -> None:
+    if not finite:
+        raise FloatingPointError("the logits are not finite: the intervention broke the model")
 
 
 def nucleus(

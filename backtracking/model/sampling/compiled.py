@@ -47,8 +47,8 @@ def over_rows(kernel: Callable[..., None], rows: int, work: int, *arguments: Any
         work: Numbers it goes through, about.
         arguments: What else it takes.
     """
-    parts = max(1, min(torch.get_num_threads(), rows, work // _WORTH))
-    if parts == 1:
+    parts = min(work // _WORTH, rows)
+    if parts < 2 or (parts := min(parts, torch.get_num_threads())) < 2:
         kernel(0, rows, *arguments)
         return
     ends = [rows * part // parts for part in range(parts + 1)]

@@ -18,6 +18,7 @@ from backtracking.core.interventions import Add, At, Intervention, Replace, Scal
 from backtracking.core.receipts import Receipt
 from backtracking.model.hooks import NOWHERE, in_stages
 from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling import fused
 from backtracking.model.sampling.packed_cache import Packing
 from backtracking.model.sampling.place_hooks import hooked
 
@@ -94,6 +95,12 @@ class _Stage:
         bound = self.bound
         if bound is None:
             return activation
+        self.touched[: len(activation)] += bound.count
+        gain_alone = bound.direction is None and bound.offset is None
+        if gain_alone and fused.serves(activation):
+            return fused.scaled(
+                activation, bound.gain, bound.growth, head=bound.head, heads=self.heads, change=self.change
+            )
         changed = activation * bound.gain
         if bound.direction is not None:
             along = (changed.float() * bound.direction).sum(-1, keepdim=True)
@@ -101,12 +108,11 @@ class _Stage:
         if bound.offset is not None:
             changed = changed + bound.offset
         changed = changed.to(activation.dtype)
-        if bound.direction is None and bound.offset is None:
+        if gain_alone:
             difference = self._norm(activation) * bound.growth
         else:
             difference = (self._norm(changed) - self._norm(activation)) * bound.mask
         self.change[: len(difference)] += difference.sum(1)
-        self.touched[: len(difference)] += bound.count
         return changed
 
     def _norm(self, activation: Tensor) -> Float[Tensor, "row pos"]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from backtracking.model.sampling.compiled import compiled, over_rows
@@ -49,14 +49,15 @@ def installed(module: nn.Module) -> Iterator[list[str]]:
                 setattr(part, "forward" if isinstance(part, nn.Module) else ROTARY, before)
 
 
-def rms_norm(
-    residual: Float[Tensor, "*rows d"], weight: Float[Tensor, " d"], epsilon: float
-) -> Float[Tensor, "*rows d"]:
+def rms_norm(residual: Float[Tensor, "*rows d"], weight: np.ndarray, epsilon: np.float32) -> Float[Tensor, "*rows d"]:
     """Each row over the root of its mean square (and epsilon), times the weights; on the CPU, in float32."""
-    rows = np.ascontiguousarray(residual.numpy()).reshape(-1, residual.shape[-1])
-    found = np.empty_like(rows)
-    over_rows(_normalize, len(rows), rows.size, rows, weight.detach().numpy(), np.float32(epsilon), found)
-    return torch.from_numpy(found).view(residual.shape)
+    rows = np.ascontiguousarray(residual.numpy())
+    found = np.empty(rows.shape, np.float32)
+    width = rows.shape[-1]
+    over_rows(
+        _normalize, rows.size // width, rows.size, rows.reshape(-1, width), weight, epsilon, found.reshape(-1, width)
+    )
+    return torch.from_numpy(found)
 
 
 def rotated(
@@ -67,6 +68,54 @@ def rotated(
     found = np.empty_like(given)
     over_rows(_rotate, len(given), given.size, given, cosines, sines, found)
     return torch.from_numpy(found)
+
+
+def scaled(
+    activation: Float[Tensor, "row pos d"],
+    gain: Float[Tensor, "row pos width"],
+    growth: Float[Tensor, "row pos"],
+    *,
+    head: Int[Tensor, " row"] | None,
+    heads: int,
+    change: Float[Tensor, " seat"],
+) -> Float[Tensor, "row pos d"]:
+    """`activation * gain`; on the CPU, in float32.
+
+    Args:
+        activation: What passes a site.
+        gain: One number per position, or one for each of its numbers.
+        growth: What to multiply the norm of the site's part of the activation by,
+        head: which is all of it, or one head of each row.
+        heads: How many there are.
+        change: Receives the sum of that over the positions of each row.
+    """
+    given = np.ascontiguousarray(activation.numpy())
+    found = np.empty_like(given)
+    which = np.zeros(len(given), np.int64) if head is None else head.numpy()
+    part = given.shape[2] // (1 if head is None else heads)
+    over_rows(_scale, len(given), given.size, given, gain.numpy(), growth.numpy(), which, part, change.numpy(), found)
+    return torch.from_numpy(found)
+
+
+@compiled
+def _scale(
+    first: int, last: int, given: Any, gain: Any, growth: Any, head: Any, part: int, change: Any, found: Any
+) -> None:
+    wide = gain.shape[2] > 1
+    for row in range(first, last):
+        for position in range(given.shape[1]):
+            numbers, into, factors = given[row, position], found[row, position], gain[row, position]
+            square = _NONE
+            for i in range(head[row] * part, (head[row] + 1) * part):
+                square += numbers[i] * numbers[i]
+            change[row] += np.sqrt(square) * growth[row, position]
+            if wide:
+                for i in range(len(numbers)):
+                    into[i] = numbers[i] * factors[i]
+            else:
+                factor = factors[0]
+                for i in range(len(numbers)):
+                    into[i] = numbers[i] * factor
 
 
 @compiled
@@ -95,23 +144,25 @@ def _rotate(first: int, last: int, heads: Any, cosines: Any, sines: Any, found: 
                 into[half + i] = two[i] * cos[half + i] + one[i] * sin[half + i]
 
 
-def _serves(*tensors: Tensor) -> bool:
-    return all(each.device.type == "cpu" and each.dtype == torch.float32 for each in tensors) and not (
-        torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-    )
+def serves(tensor: Tensor) -> bool:
+    """Whether these loops take a tensor of that kind."""
+    return tensor.is_cpu and tensor.dtype is torch.float32 and not (tensor.requires_grad and torch.is_grad_enabled())
 
 
 def _normalizing(norm: nn.Module, epsilon: float) -> Callable[[Tensor], Tensor]:
     weight = norm.weight
     assert isinstance(weight, Tensor)
-    before = norm.forward
-    return lambda residual: rms_norm(residual, weight, epsilon) if _serves(residual, weight) else before(residual)
+    before, array, added = norm.forward, weight.detach().numpy(), np.float32(epsilon)
+    return lambda residual: (
+        rms_norm(residual, array, added) if serves(residual) and serves(weight) else before(residual)
+    )
 
 
 def _rotating(before: Callable[..., Any]) -> Callable[..., Any]:
     def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any) -> Any:
         one_each = query.shape[2] == key.shape[2] == 1 and cos.shape == (len(query), 1, query.shape[3])
-        if others or named or not one_each or not _serves(query, key, cos, sin):
+        served = one_each and all(serves(each) for each in (query, key, cos, sin))
+        if others or named or not served:
             return before(query, key, cos, sin, *others, **named)
         return rotated(query, cos, sin), rotated(key, cos, sin)
 
@@ -124,7 +175,7 @@ def _epsilon_of(norm: nn.Module) -> float | None:
     weight = getattr(norm, "weight", None)
     epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
     alone = sum(1 for _ in norm.parameters()) == 1 and next(norm.children(), None) is None
-    if epsilon is None or not isinstance(weight, Tensor) or weight.ndim != 1 or not alone or not _serves(weight):
+    if epsilon is None or not isinstance(weight, Tensor) or weight.ndim != 1 or not alone or not serves(weight):
         return None
     rows = _numbers(4, len(weight))
     expected = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon) * weight

@@ -79,9 +79,10 @@ def prepare() -> None:
     room = tuple(np.zeros((1, 1, 8, LANES), np.float32) for _ in range(2))
     where = step_attention.Where(*(row.numpy() for _ in range(4)))
     step_attention.attend(one, one, one, prompts=room, own=room, where=where, filled=0, window=None, scaling=1.0)
-    step_choice.sampled(one[0, 0], row.float(), temperature=1.0, top_p=0.5, keys=row, positions=row)
-    fused.rms_norm(one, one[0, 0, 0], 1e-6)
+    step_choice.sampled(one[0, 0], temperature=1.0, top_p=0.5, keys=row, positions=row)
+    fused.rms_norm(one[0], one[0, 0, 0].numpy(), np.float32(1e-6))
     fused.rotated(one, one[0], one[0])
+    fused.scaled(one[0], one[0], one[0, :, :, 0].contiguous(), head=None, heads=1, change=one[0, 0, 0])
 
 
 class _Batch:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from backtracking.model.sampling import noise
-from backtracking.model.sampling.compiled import compiled, exponentials, over_rows
+from backtracking.model.sampling.compiled import compiled, exponentials, largest, over_rows
 
 _CHUNK = 1024
 """Logits worked on at a time: few enough to stay in the first cache."""
@@ -17,6 +17,8 @@ _GAP = 2.0
 """How far below the best logit candidates are looked for at first, in units of the temperature."""
 _WIDEST = 512.0
 """Further below, nothing has a probability."""
+BROKEN = -1
+"""In place of a token."""
 _STEP, _BITS, _SMALLEST = noise.STEP, noise.MANTISSA_BITS, 2.0**-noise.MANTISSA_BITS
 _mix = compiled(noise.mix)
 
@@ -28,25 +30,23 @@ def serves(logits: Tensor) -> bool:
 
 def sampled(
     logits: Float[Tensor, "row vocab"],
-    best: Float[Tensor, " row"],
     *,
     temperature: float,
     top_p: float,
     keys: Int[Tensor, " row"],
     positions: Int[Tensor, " row"],
 ) -> Int[Tensor, " row"]:
-    """The next token of each row.
+    """The next token of each row; -1 where a row has NaN or no token that is allowed.
 
     Args:
         logits: On the CPU, float32.
-        best: The largest of each row, finite.
         temperature: Above 0.
         top_p: Mass of the nucleus.
         keys: `noise.row_key` of each row.
         positions: Index of the token in the completion.
     """
     tokens = torch.empty(len(logits), dtype=torch.long)
-    arrays = [part.contiguous().numpy() for part in (logits, best, keys, positions, tokens)]
+    arrays = [np.ascontiguousarray(part.numpy()) for part in (logits, keys, positions, tokens)]
     over_rows(_sample, len(logits), logits.numel(), float(temperature), float(top_p), *arrays)
     return tokens
 
@@ -107,7 +107,6 @@ def _sample(
     temperature: float,
     top_p: float,
     logits: Any,
-    best: Any,
     keys: Any,
     positions: Any,
     tokens: Any,
@@ -117,13 +116,17 @@ def _sample(
     numbers, powers = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.int32)
     scale = powers.view(np.float32)
     for row in range(first, last):
-        share = _shares(logits[row], best[row], temperature, numbers, powers, scale)
+        best = largest(logits[row])
+        share = _shares(logits[row], best, temperature, numbers, powers, scale)
+        if not share >= 1:  # which is so of what is not a number
+            tokens[row] = BROKEN
+            continue
         if share * top_p <= 1:  # one token alone holds the mass
-            _above(logits[row], best[row], found)
+            _above(logits[row], best, found)
             tokens[row] = found[0]
             continue
-        total = float(best[row]) / temperature + math.log(share)
-        count = _nucleus(logits[row], best[row], temperature, total, top_p, found)
+        total = float(best) / temperature + math.log(share)
+        count = _nucleus(logits[row], best, temperature, total, top_p, found)
         counter, highest = _mix(keys[row] + positions[row] * _STEP), -np.inf
         for place in range(count):
             token = found[place]
