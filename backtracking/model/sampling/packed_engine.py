@@ -106,7 +106,7 @@ class _Batch:
         self.prefix_of = of_rows
         taps.begin(of_rows, seats, settings.max_new_tokens)
         self.spec_of = [specs[row.condition.interventions] for row in rows]
-        self.stop_ids = set(model.stop_ids.tolist())
+        self.stop_ids, self.stops = model.stop_ids, set(model.stop_ids.tolist())
         keys = [row_key(settings.seed, row.problem_id, row.sample_id) for row in rows]
         self.keys = torch.tensor(keys, device=self.device)
         # One row more, for seats in which nobody sits, and one token more, for rows that have finished.
@@ -188,7 +188,7 @@ class _Batch:
         self.sampled[rows, steps] = tokens
         self.next_ids[seats] = tokens
         self.steps[seats] += live
-        ended = live & (torch.isin(tokens, self.model.stop_ids) | (steps + 1 == self.settings.max_new_tokens))
+        ended = live & (torch.isin(tokens, self.stop_ids) | (steps + 1 == self.settings.max_new_tokens))
         if len(finished := seats[ended]):
             self.live[finished] = False
             self.settled = False
@@ -207,7 +207,7 @@ class _Batch:
                     receipts.append((counted[index][name] + prompt.get(name, Tally(0, 0.0))).receipt(name))
             receipts += self.bans.receipts(row)
             self.done[row] = completion_of(
-                self.model, self.rows[row], ids[index][: steps[index]], tuple(receipts), self.stop_ids
+                self.model, self.rows[row], ids[index][: steps[index]], tuple(receipts), self.stops
             )
             self.taps.finish(row, places[index], self.prefix_of[row], self.done[row])
 
