@@ -1,11 +1,12 @@
 """Logits of the next token under many conditions: one prefill per context, then one packed step.
 
 An ablation scan asks the same of every context under every layer's ablation. The context is run
-once; the step that follows holds one row per condition, and all read the same cache.
+once; the step that follows holds one row per condition, and all read the same cache. Contexts that are
+beginnings of one another, as those of the events of one completion are, are run once together.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from torch import Tensor
 from backtracking.core.errors import InputError, ReceiptError
 from backtracking.core.interventions import At, Ban, Condition, Intervention, Window
 from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling import fused
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.packed_cache import Decode, PackedCache, Seating
@@ -44,8 +46,8 @@ def next_logits(
             whose logits are returned, and nothing else.
 
     Yields:
-        Index of the context, and its logits in float32, one row per condition. Contexts come in order of
-        their length.
+        Index of the context, and its logits in float32, one row per condition. Contexts come in the order in
+        which they are run.
 
     Raises:
         InputError: A context that is too short or too long, a ban, or a window.
@@ -57,24 +59,56 @@ def next_logits(
     kind = "cuda" if model.device.type == "cuda" else "cpu"
     fed = [max(1, len(context) - prompt) for context, prompt in zip(contexts, lengths, strict=True)]
     fed = [number if number <= FED_AT_MOST else 1 for number in fed]
-    order = sorted(range(len(contexts)), key=lambda index: (fed[index], len(contexts[index])))
-    while order:
-        steps, longest = fed[order[0]], len(contexts[order[0]])
-        count = max(1, min(ROWS_AT_ONCE[kind] // len(conditions), 2 * TOKENS_AT_ONCE[kind] // longest))
-        batch = [index for index in order[:count] if fed[index] == steps]
-        order = order[len(batch) :]
-        rows = [_Context(tuple(contexts[index]), lengths[index], steps) for index in batch]
-        logits = _score(model, rows, [condition.interventions for condition in conditions])
-        yield from zip(batch, logits, strict=True)
+    rows = [
+        _Context(index, tuple(context), prompt, steps)
+        for index, (context, prompt, steps) in enumerate(zip(contexts, lengths, fed, strict=True))
+    ]
+    most = max(1, ROWS_AT_ONCE[kind] // len(conditions))
+    for batch in _batches(_with_the_longest(rows), most=most, tokens=2 * TOKENS_AT_ONCE[kind]):
+        logits = _score(model, batch, [condition.interventions for condition in conditions])
+        yield from zip([each.index for each in batch], logits, strict=True)
 
 
 @dataclass(frozen=True)
 class _Context:
     """Tokens, how many of them are the prompt, and how many are fed one by one after the rest."""
 
+    index: int
     ids: tuple[int, ...]
     prompt: int
     fed: int
+    whole: tuple[int, ...] = ()
+    """The tokens that are run at once for this and others: they begin with those of this that are run at once."""
+
+    @property
+    def run(self) -> tuple[int, ...]:
+        """Those of its tokens that are run at once."""
+        return self.ids[: -self.fed]
+
+
+def _with_the_longest(contexts: Sequence[_Context]) -> list[_Context]:
+    """Each context with the longest of which it is a beginning: in the order of the tokens, that one is behind it."""
+    found: list[_Context] = []
+    following: tuple[int, ...] = ()
+    for each in sorted(contexts, key=lambda each: each.run, reverse=True):
+        if following[: len(each.run)] != each.run:
+            following = each.run
+        found.append(replace(each, whole=following))
+    return found
+
+
+def _batches(contexts: Sequence[_Context], *, most: int, tokens: int) -> Iterator[list[_Context]]:
+    """Contexts that feed as many tokens, in batches of so many at most and of so many tokens run at once, about."""
+    batch: list[_Context] = []
+    for each in sorted(contexts, key=lambda each: (each.fed, len(each.whole), each.whole, len(each.ids))):
+        together = {other.whole for other in batch} | {each.whole}
+        full = len(batch) == most or len(together) * len(each.whole) > tokens
+        if batch and (full or batch[0].fed != each.fed):
+            yield batch
+            batch = []
+        batch.append(each)
+    if batch:
+        yield batch
 
 
 def _score(
@@ -82,7 +116,7 @@ def _score(
 ) -> Float[Tensor, "context condition vocab"]:
     device, steps = model.device, contexts[0].fed
     pairs = [(context, spec) for context in contexts for spec in conditions]
-    prefixes = [Prefix.of(each.ids[:-steps], spec, min(each.prompt, len(each.ids) - steps)) for each, spec in pairs]
+    prefixes = [_prefix_of(each, spec) for each, spec in pairs]
     specs = {
         spec: index for index, spec in enumerate(dict.fromkeys([*(prefix.spec for prefix in prefixes), *conditions]))
     }
@@ -91,12 +125,12 @@ def _score(
     cache = PackedCache(
         seats=len(pairs), entries=len(distinct), width=max(len(prefix.ids) for prefix in distinct), columns=steps
     )
-    with edits.installed():
+    with fused.installed(model.plain.module), edits.installed():
         held = Prefixes(model, edits, specs, cache, prefixes)
         while not all(held.has(prefix) for prefix in distinct):
             held.run_next()
         entries = torch.tensor([held.entry(prefix) for prefix in prefixes], device=device)
-        lengths = torch.tensor([len(prefix.ids) for prefix in prefixes], device=device)
+        lengths = torch.tensor([len(each.run) for each, _ in pairs], device=device)
         own = torch.tensor([specs[spec] for _, spec in pairs], device=device)
         prompts = torch.tensor([each.prompt for each, _ in pairs], device=device)
         tokens = torch.tensor([each.ids[-steps:] for each, _ in pairs], device=device)
@@ -115,6 +149,12 @@ def _score(
     for prefix, (each, spec), tally in zip(prefixes, pairs, counted, strict=True):
         _check_receipts(held.tally(prefix), tally, each.ids, each.prompt, spec)
     return logits[:, -1].float().unflatten(0, (len(contexts), len(conditions)))
+
+
+def _prefix_of(context: _Context, spec: Spec) -> Prefix:
+    """What is run at once for a context under a condition: with others, unless the condition reaches into it."""
+    alone = Prefix.of(context.run, spec, min(context.prompt, len(context.run)))
+    return alone if alone.spec else Prefix.of(context.whole, ())
 
 
 def _check_receipts(
