@@ -20,7 +20,8 @@ from backtracking.model.sampling import (
 )
 from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.noise import row_key
-from backtracking.model.sampling.packed_cache import Decode, KeyValues, PackedCache, Seating
+from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
+from backtracking.model.sampling.passes import Decode, Seating
 from tests.tiny import tiny_hf
 
 FAMILIES = {"llama": True, "qwen2": True, "qwen3": True, "mistral": True, "gemma2": False, "neox": False, "gpt2": False}

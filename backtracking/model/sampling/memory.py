@@ -7,6 +7,7 @@ import torch
 
 from backtracking.core.errors import InputError
 from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling.compiled import LANES
 from backtracking.model.sampling.packed_cache import BLOCK
 
 RESERVE = 0.1
@@ -92,7 +93,7 @@ def _plan(model: HookedReasoner, rows: int, asked: int, prefixes: int, prompt: i
     size = model.dtype.itemsize
     kv_heads = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads)
     per_token = 2 * int(cfg.n_layers) * kv_heads * int(cfg.d_head) * size
-    columns = -(-new // BLOCK) * BLOCK
+    prompt, columns = -(-prompt // LANES) * LANES, -(-new // BLOCK) * BLOCK
     scores = rows * int(cfg.n_heads) * (prompt + columns) * (2 * 4 + 2 * size)
     wide = rows * (4 * int(cfg.d_mlp or 4 * cfg.d_model) + 8 * int(cfg.d_model)) * max(size, 4)
     logits = rows * int(cfg.d_vocab) * (size + 1) + 2**24

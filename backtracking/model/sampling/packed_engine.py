@@ -26,7 +26,8 @@ from backtracking.model.sampling.compiled import LANES
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.finish import completion_of
 from backtracking.model.sampling.noise import row_key
-from backtracking.model.sampling.packed_cache import Decode, PackedCache, Packing, Seating
+from backtracking.model.sampling.packed_cache import PackedCache, Packing
+from backtracking.model.sampling.passes import Decode, Seating
 from backtracking.model.sampling.plan import Row, Settings
 from backtracking.model.sampling.prefixes import AHEAD, Prefix, Prefixes, forward
 from backtracking.model.sampling.taps import Taps, no_taps

@@ -14,7 +14,8 @@ from backtracking.core.interventions import At, Ban, Intervention
 from backtracking.model.hooks import NOWHERE
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.edits import Edits, Spec, Tally
-from backtracking.model.sampling.packed_cache import PackedCache, Packing, Prefill
+from backtracking.model.sampling.packed_cache import PackedCache, Packing
+from backtracking.model.sampling.passes import Prefill
 
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 65536}
 AHEAD = 16

@@ -18,7 +18,8 @@ from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import fused
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.edits import Edits, Spec, Tally
-from backtracking.model.sampling.packed_cache import Decode, PackedCache, Seating
+from backtracking.model.sampling.packed_cache import PackedCache
+from backtracking.model.sampling.passes import Decode, Seating
 from backtracking.model.sampling.prefixes import TOKENS_AT_ONCE, Prefix, Prefixes, forward
 
 ROWS_AT_ONCE = {"cpu": 512, "cuda": 8192}

@@ -1,0 +1,201 @@
+"""The forward passes of the packed engine, each with its own attention: over prompts, and over one token of each row.
+
+A step on a CPU in float32 attends in a compiled loop (`step_attention`), every other one in matrix products.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from backtracking.model.sampling import step_attention
+from backtracking.model.sampling.attention import softcapped
+from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
+
+
+@dataclass
+class Prefill:
+    """A forward pass over prompts, right-padded, whose keys and values become prefixes."""
+
+    cache: PackedCache
+    first: int
+    """Entry of the first of them."""
+    layers: set[int] = field(default_factory=set)
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Causal attention within the prompts; padding stands behind what is real."""
+        cache, length = self.cache, key.shape[2]
+        if layer not in cache.prefixes:
+            cache.prefixes[layer] = KeyValues.room(cache.entries, cache.width, key)
+        kept = cache.prefixes[layer]
+        kept.write(self.first, 0, key, value)
+        self.layers.add(layer)
+        if softcap is None and (window is None or window >= length):
+            grouped = query.shape[1] != key.shape[1]
+            read = functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+            )
+            return read.transpose(1, 2)
+        group = query.shape[1] // key.shape[1]
+        scores = query.unflatten(1, (-1, group)) @ key[:, :, None].transpose(-1, -2)
+        scores = softcapped(scores.float() * scaling, softcap)
+        back = torch.arange(length, device=key.device)
+        back = back[:, None] - back
+        hidden = (back < 0) | (back >= (window or length))
+        weights = scores.masked_fill_(hidden, float("-inf")).softmax(-1).to(query.dtype)
+        return (weights @ value[:, :, None]).flatten(1, 2).transpose(1, 2)
+
+
+@dataclass
+class Seating:
+    """Which row of the batch sits where, and what it may attend to."""
+
+    prefix: Int[Tensor, " seat"]
+    """Entry of each row's prefix."""
+    prefix_length: Int[Tensor, " seat"]
+    start: Int[Tensor, " seat"]
+    """First column of the row's own keys and values."""
+    members: Int[Tensor, "entry most"]
+    """Seats of the rows of each prefix, filled up with seat 0."""
+    place: Int[Tensor, " seat"]
+    """Where each seat is among the members, counted through."""
+    _by_prefix: dict[int, Tensor] = field(default_factory=dict)
+    _by_seat: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, prefix: Int[Tensor, " seat"], prefix_length: Int[Tensor, " seat"], start: Int[Tensor, " seat"]
+    ) -> "Seating":
+        """Group the seats by their prefixes, which are numbered without gaps."""
+        counts = torch.bincount(prefix)
+        most, entries = int(counts.max()), len(counts)
+        order = torch.argsort(prefix, stable=True)
+        first = counts.cumsum(0) - counts
+        rank = torch.arange(len(prefix), device=prefix.device) - first[prefix[order]]
+        place = torch.empty_like(prefix)
+        place[order] = prefix[order] * most + rank
+        members = torch.zeros(entries * most, dtype=torch.long, device=prefix.device)
+        members[place] = torch.arange(len(prefix), device=prefix.device)
+        return cls(prefix, prefix_length, start, members.view(entries, most), place)
+
+    @property
+    def entries(self) -> int:
+        """Prefixes in use."""
+        return len(self.members)
+
+    def by_prefix(self, tensor: Float[Tensor, "seat group head x"]) -> Float[Tensor, "entry_x_group member_x_head x"]:
+        """Rows of one prefix under one another."""
+        _, groups, heads, _ = tensor.shape
+        if groups not in self._by_prefix:
+            each = torch.arange(groups, device=self.members.device)
+            self._by_prefix[groups] = (self.members[:, None] * groups + each[:, None]).flatten()
+        gathered = tensor.flatten(0, 1).index_select(0, self._by_prefix[groups])
+        return gathered.view(self.entries * groups, -1, tensor.shape[3])
+
+    def by_seat(
+        self, tensor: Float[Tensor, "entry_x_group member_x_head x"], groups: int
+    ) -> Float[Tensor, "seat group head x"]:
+        """The rows back where they came from."""
+        most = self.members.shape[1]
+        if groups not in self._by_seat:
+            each = torch.arange(groups, device=self.place.device)
+            entry, member = (self.place // most)[:, None], (self.place % most)[:, None]
+            self._by_seat[groups] = ((entry * groups + each) * most + member).flatten()
+        spread = tensor.view(tensor.shape[0] * most, -1, tensor.shape[2])
+        return spread.index_select(0, self._by_seat[groups]).unflatten(0, (-1, groups))
+
+
+@dataclass
+class Decode:
+    """A forward pass over one new token per row."""
+
+    cache: PackedCache
+    seating: Seating
+    positions: Int[Tensor, " seat"]
+    """Position of each row's new token in its full sequence."""
+    _bias: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Attention over the shared prefix and the row's own columns, one softmax over both."""
+        cache, seating = self.cache, self.seating
+        if layer not in cache.added:
+            cache.added[layer] = KeyValues.room(cache.seats, cache.columns, key)
+        seats, heads, _, width = query.shape
+        groups = key.shape[1]
+        if softcap is None and step_attention.serves(query):
+            return step_attention.attend(
+                query,
+                key,
+                value,
+                prompts=cache.prefixes[layer].arrays,
+                own=cache.added[layer].arrays,
+                where=self._where,
+                filled=cache.filled,
+                window=window,
+                scaling=scaling,
+            )
+        cache.added[layer].write(0, cache.filled, key, value)
+        own_keys, own_values = cache.added[layer].flat(seats, cache.reading)
+        keys, values = cache.prefixes[layer].flat(seating.entries, cache.width)
+
+        scaled = (query * scaling).view(seats, groups, heads // groups, width)
+        shared = seating.by_seat(torch.bmm(seating.by_prefix(scaled), keys), groups)
+        own = torch.bmm(scaled.flatten(0, 1), own_keys).view(*shared.shape[:3], -1)
+        scores = torch.cat([shared, own], dim=-1).float()
+        weights = softcapped(scores, softcap).add_(self._bias_of(window)).softmax(-1).to(value.dtype)
+        prompt, since = weights.split([cache.width, cache.reading], dim=-1)
+        read = seating.by_seat(torch.bmm(seating.by_prefix(prompt), values.transpose(1, 2)), groups)
+        read += torch.bmm(since.flatten(0, 1), own_values.transpose(1, 2)).view_as(read)
+        return read.view(seats, 1, heads, width)
+
+    @cached_property
+    def _where(self) -> step_attention.Where:
+        seating = self.seating
+        each = (seating.prefix, seating.prefix_length, seating.start, self.positions)
+        return step_attention.Where(*(np.ascontiguousarray(part.numpy()) for part in each))
+
+    def _bias_of(self, window: int | None) -> Float[Tensor, "seat 1 1 column"]:
+        """0 where a row may look, minus infinity where it may not; the same for all layers of a window."""
+        if window not in self._bias:
+            cache, seating = self.cache, self.seating
+            device = self.positions.device
+            prompt = torch.arange(cache.width, device=device)
+            columns = torch.arange(cache.reading, device=device)
+            hidden = torch.cat(
+                [
+                    prompt >= seating.prefix_length[:, None],
+                    (columns < seating.start[:, None]) | (columns > cache.filled),
+                ],
+                dim=1,
+            )
+            if window is not None:
+                first = self.positions[:, None] - window + 1
+                offset = self.positions[:, None] - cache.filled
+                hidden |= torch.cat([prompt < first, columns + offset < first], dim=1)
+            bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
+            self._bias[window] = bias[:, None, None]
+        return self._bias[window]
