@@ -118,7 +118,8 @@ class PackedCache:
                 for kept in self.added.values():
                     kept.shift(moved)
             else:
-                self.added = {layer: kept.wider(seats, BLOCK) for layer, kept in self.added.items()}
+                for layer in self.added:  # one after another, so that the old and the new of one exist at once
+                    self.added[layer] = self.added[layer].wider(seats, BLOCK)
                 self.columns += BLOCK
         self.filled -= moved
         return moved
