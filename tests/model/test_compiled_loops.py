@@ -1,7 +1,9 @@
 """Compiled loops of a step: they give what PyTorch gives, in any number of parts, and leave the model as it was."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,6 @@ from backtracking.model.sampling import (
     compiled,
     fused,
     packed_cache,
-    packed_engine,
-    sample,
-    step_attention,
     step_choice,
 )
 from backtracking.model.sampling.choice import choose
@@ -24,6 +23,8 @@ from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
 from backtracking.model.sampling.passes import Decode, Seating
 from tests.tiny import tiny_hf
 
+ROOT = Path(__file__).parents[2]
+SOURCES = compiled._SOURCES
 FAMILIES = {"llama": True, "qwen2": True, "qwen3": True, "mistral": True, "gemma2": False, "neox": False, "gpt2": False}
 """Whose norms are plain root-mean-square norms; Gemma's add 1 to the weights, the others' subtract the mean."""
 
@@ -113,15 +114,16 @@ def test_exponentials_are_numpys(numbers):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_what_gives_the_same_is_replaced_and_only_inside_the_block(family):
     module = tiny_hf(family)
-    ids = torch.tensor([[5], [9], [6]])
+    ids = {"input_ids": torch.tensor([[5], [9], [6]]), "position_ids": torch.tensor([[3], [7], [11]])}
     source = sys.modules[type(module).__module__]
     rotary, forwards = getattr(source, fused.ROTARY, None), [m.__dict__.get("forward") for m in module.modules()]
     with torch.inference_mode():
-        expected = module(ids).logits
+        expected = module(**ids).logits
         with fused.installed(module) as replaced:
-            found = module(ids).logits
+            found = module(**ids).logits
     norms = [name for name, part in module.named_modules() if "norm" in name.rsplit(".", 1)[-1]]
     assert [name for name in replaced if name in norms] == (norms if FAMILIES[family] else [])
+    assert (source.__name__ in replaced) == (family != "gpt2")
     assert getattr(source, fused.ROTARY, None) is rotary
     assert [m.__dict__.get("forward") for m in module.modules()] == forwards
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
@@ -160,14 +162,72 @@ def test_parts_come_out_as_the_whole(monkeypatch):
         assert torch.equal(one, other)
 
 
-def test_a_run_compiles_nothing_that_was_not_prepared(tiny, problems):
+PREPARED = """
+import backtracking as bt
+from backtracking.model.sampling import fused, packed_engine, step_attention, step_choice
+kernels = (step_attention._attend, step_choice._sample, fused._normalize, fused._rotate, fused._scale)
+assert not any(kernel.signatures for kernel in kernels)
+packed_engine.prepare()
+before = [list(kernel.signatures) for kernel in kernels]
+assert all(before)
+model = bt.load_model("organism")
+problems = bt.load_problems("organism", n=2)
+arms = {"x": ["mlp.0*0.5@decode"], "y": ["attn.1.h0*0@decode"]}
+bt.sample(model, problems, conditions=arms, samples=3, max_new_tokens=40, temperature=1.0)
+assert [list(kernel.signatures) for kernel in kernels] == before
+"""
+
+
+def test_a_run_compiles_nothing_that_was_not_prepared():
     """Else every forked process would compile it anew."""
-    packed_engine.prepare()
-    kernels = (step_attention._attend, step_choice._sample, fused._normalize, fused._rotate)
-    before = [list(kernel.signatures) for kernel in kernels]
-    assert all(before)
-    sample(tiny, problems, conditions={"x": ["mlp.0*0.5@decode"]}, samples=3, max_new_tokens=40, temperature=1.0)
-    assert [list(kernel.signatures) for kernel in kernels] == before
+    done = subprocess.run([sys.executable, "-c", PREPARED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("heads", [None, 4])
+def test_a_gain_and_its_receipt_are_what_pytorch_computes(heads):
+    torch.manual_seed(0)
+    activation, gain, growth = torch.randn(5, 3, 24), torch.randn(5, 3, 24 if heads else 1), torch.randn(5, 3)
+    head = torch.tensor([0, 3, 1, 2, 0]) if heads else None
+    change = torch.full((7,), 2.0)
+    found = fused.scaled(activation, gain, growth, head=head, heads=heads or 0, change=change)
+    torch.testing.assert_close(found, activation * gain)
+    part = activation if head is None else activation.unflatten(-1, (4, 6))[torch.arange(5), :, head]
+    torch.testing.assert_close(change[:5], 2 + (part.norm(dim=-1) * growth).sum(1))
+    assert (change[5:] == 2).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 3, 1024, 1029])
+def test_one_number_that_is_not_finite_is_an_error(bad, place):
+    logits, row = torch.randn(3, 1030), torch.arange(3)
+    logits[1, place] = bad
+    with pytest.raises(FloatingPointError):
+        choose(logits, temperature=1.0, top_p=0.9, keys=row, positions=row)
+
+
+def test_what_is_compiled_is_kept_apart_for_other_sources(tmp_path, monkeypatch):
+    """Numba itself looks at one file, and would go on with the old functions of another."""
+    before = compiled._folder(str(tmp_path))
+    assert before == compiled._folder(str(tmp_path)) and before.startswith(str(tmp_path))
+    monkeypatch.setattr(compiled, "_SOURCES", ("compiled.py", "choice.py"))
+    assert compiled._folder(str(tmp_path)) != before
+    names = {part.stem for part in Path(compiled.__file__).parent.glob("*.py") if "@compiled" in part.read_text()}
+    assert {f"{name}.py" for name in names} | {"noise.py"} == set(SOURCES)
+
+
+def test_a_norm_that_takes_more_is_left_alone():
+    class Gated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.eps = torch.nn.Parameter(torch.ones(8)), 1e-6
+
+        def forward(self, hidden, gate=None):
+            hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps) * self.weight
+            return hidden if gate is None else hidden * gate
+
+    with fused.installed(torch.nn.Sequential(Gated())) as replaced:
+        assert not replaced
 
 
 def test_without_a_place_to_keep_it_it_is_compiled_all_the_same(monkeypatch):

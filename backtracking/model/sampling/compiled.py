@@ -1,16 +1,19 @@
 """Loops over the rows of a step, compiled by Numba for the processor: what PyTorch has no fast operation for.
 
-Numba needs no compiler on the machine; it keeps what it has compiled beside the source, or in the user's cache.
+Numba needs no compiler on the machine; it keeps what it has compiled in the user's cache (or `NUMBA_CACHE_DIR`).
 """
 
+import hashlib
 import inspect
 import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from numba import njit
@@ -19,6 +22,7 @@ LANES = 16
 """Numbers in the widest register."""
 LEAST = np.float32(-87.0)
 """Of less than this, e to its power is not a normal number."""
+_SOURCES = ("compiled.py", "noise.py", "step_attention.py", "step_choice.py", "fused.py")
 _WORTH = 2**18
 """Numbers to go through that are worth a thread of their own."""
 _FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}  # without the assumption that nothing is NaN or infinite
@@ -32,10 +36,26 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled at its first call for the types it is given."""
     function = inspect.unwrap(function)  # of what a check of types at run time has put around it
     options: dict[str, Any] = {"fastmath": _FAST, "nogil": True}
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _folder(before)
     try:
         return njit(**options, cache=True)(function)
     except RuntimeError:  # there is no folder to keep it in
         return njit(**options)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def _folder(base: str) -> str:
+    """Where what is compiled from these sources is kept.
+
+    Numba looks at the file of a function alone, not at those of the functions that it calls.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name in _SOURCES:
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    cache = base or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return str(Path(cache).expanduser() / "backtracking" / f"loops-{digest.hexdigest()}")
 
 
 def over_rows(kernel: Callable[..., None], rows: int, work: int, *arguments: Any) -> None:
@@ -52,7 +72,11 @@ def over_rows(kernel: Callable[..., None], rows: int, work: int, *arguments: Any
         kernel(0, rows, *arguments)
         return
     ends = [rows * part // parts for part in range(parts + 1)]
-    list(_pool(os.getpid(), parts).map(lambda part: kernel(ends[part], ends[part + 1], *arguments), range(parts)))
+    list(
+        _pool(os.getpid(), torch.get_num_threads()).map(
+            lambda part: kernel(ends[part], ends[part + 1], *arguments), range(parts)
+        )
+    )
 
 
 @lru_cache(maxsize=1)

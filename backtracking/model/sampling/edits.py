@@ -97,7 +97,7 @@ class _Stage:
             return activation
         self.touched[: len(activation)] += bound.count
         gain_alone = bound.direction is None and bound.offset is None
-        if gain_alone and fused.serves(activation):
+        if gain_alone and fused.serves(activation) and activation.shape[:2] == bound.gain.shape[:2]:
             return fused.scaled(
                 activation, bound.gain, bound.growth, head=bound.head, heads=self.heads, change=self.change
             )

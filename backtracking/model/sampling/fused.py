@@ -6,6 +6,7 @@ table of architectures: a part is run on numbers of ours, and replaced where it 
 see what they saw before.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,26 +28,26 @@ _ONE, _NONE = np.float32(1), np.float32(0)
 
 @contextmanager
 def installed(module: nn.Module) -> Iterator[list[str]]:
-    """Replace the parts of a model inside the block; says which."""
-    replaced: list[tuple[Any, str, Any]] = []
+    """Replace the parts of a model inside the block, which one thread at a time may enter; says which."""
+    norms: list[tuple[nn.Module, str]] = []
+    sources: list[tuple[Any, str, Any]] = []
     try:
         for name, part in module.named_modules():
             if (epsilon := _epsilon_of(part)) is not None:
-                replaced.append((part, name, part.__dict__.get("forward")))
                 part.forward = _normalizing(part, epsilon)
+                norms.append((part, name))
         for name in sorted({type(part).__module__ for part in module.modules()}):
-            source = sys.modules[name]
+            source = sys.modules.get(name)
             function: Callable[..., Any] | None = getattr(source, ROTARY, None)
             if function is not None and _is_rotary(function):
-                replaced.append((source, name, function))
                 setattr(source, ROTARY, _rotating(function))
-        yield [name for _, name, _ in replaced]
+                sources.append((source, name, function))
+        yield [name for _, name in norms] + [name for _, name, _ in sources]
     finally:
-        for part, _, before in replaced:
-            if before is None:
-                del part.forward
-            else:
-                setattr(part, "forward" if isinstance(part, nn.Module) else ROTARY, before)
+        for part, _ in norms:
+            part.__dict__.pop("forward", None)
+        for source, _, function in sources:
+            setattr(source, ROTARY, function)
 
 
 def rms_norm(residual: Float[Tensor, "*rows d"], weight: np.ndarray, epsilon: np.float32) -> Float[Tensor, "*rows d"]:
@@ -149,18 +150,24 @@ def serves(tensor: Tensor) -> bool:
     return tensor.is_cpu and tensor.dtype is torch.float32 and not (tensor.requires_grad and torch.is_grad_enabled())
 
 
-def _normalizing(norm: nn.Module, epsilon: float) -> Callable[[Tensor], Tensor]:
+def _normalizing(norm: nn.Module, epsilon: float) -> Callable[..., Tensor]:
     weight = norm.weight
     assert isinstance(weight, Tensor)
     before, array, added = norm.forward, weight.detach().numpy(), np.float32(epsilon)
-    return lambda residual: (
-        rms_norm(residual, array, added) if serves(residual) and serves(weight) else before(residual)
-    )
+
+    def forward(*given: Tensor, **named: Tensor) -> Tensor:
+        (residual,) = (*given, *named.values())
+        if serves(residual) and serves(weight) and residual.shape[-1] == len(array):
+            return rms_norm(residual, array, added)
+        return before(residual)
+
+    return forward
 
 
 def _rotating(before: Callable[..., Any]) -> Callable[..., Any]:
     def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any) -> Any:
-        one_each = query.shape[2] == key.shape[2] == 1 and cos.shape == (len(query), 1, query.shape[3])
+        one_each = query.shape[2] == key.shape[2] == 1 and cos.shape == sin.shape == (len(query), 1, query.shape[3])
+        one_each = one_each and query.shape[3] % 2 == 0 and query.shape[3] == key.shape[3] and len(query) == len(key)
         served = one_each and all(serves(each) for each in (query, key, cos, sin))
         if others or named or not served:
             return before(query, key, cos, sin, *others, **named)
@@ -175,6 +182,8 @@ def _epsilon_of(norm: nn.Module) -> float | None:
     weight = getattr(norm, "weight", None)
     epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
     alone = sum(1 for _ in norm.parameters()) == 1 and next(norm.children(), None) is None
+    if len(inspect.signature(norm.forward).parameters) != 1:
+        return None
     if epsilon is None or not isinstance(weight, Tensor) or weight.ndim != 1 or not alone or not serves(weight):
         return None
     rows = _numbers(4, len(weight))
@@ -185,19 +194,23 @@ def _epsilon_of(norm: nn.Module) -> float | None:
 @torch.inference_mode()
 def _is_rotary(function: Callable[..., Any]) -> bool:
     """Whether that is the function that turns the first half of each head against the second."""
-    query, key, cos, sin = _numbers(3, 2, 1, 8), _numbers(3, 1, 1, 8), _numbers(3, 1, 8), _numbers(3, 1, 8) + 1
+    if list(inspect.signature(function).parameters)[:4] != ["q", "k", "cos", "sin"]:
+        return False
+    query, key, cos, sin = _numbers(3, 2, 1, 8), _numbers(3, 1, 1, 8) + 2, _numbers(3, 1, 8), _numbers(3, 1, 8) + 1
     try:
         found = function(query, key, cos, sin)
     except (TypeError, RuntimeError):  # it takes something else
         return False
-    one, two = query[:, 0, 0, :4], query[:, 0, 0, 4:]
-    expected = torch.cat([one, two], -1) * cos[:, 0] + torch.cat([-two, one], -1) * sin[:, 0]
     if not isinstance(found, tuple) or len(found) != 2:
         return False
-    turned = found[0]
-    return turned.shape == query.shape and torch.allclose(turned[:, 0, 0], expected, rtol=1e-5, atol=1e-6)
+    for given, turned in zip((query, key), found, strict=True):
+        one, two = given[..., :4], given[..., 4:]
+        expected = given * cos[:, None] + torch.cat([-two, one], -1) * sin[:, None]
+        if turned.shape != given.shape or not torch.allclose(turned, expected, rtol=1e-5, atol=1e-6):
+            return False
+    return True
 
 
 def _numbers(*shape: int) -> Tensor:
     """Numbers of that shape, all different."""
-    return torch.linspace(-3, 2, int(np.prod(shape))).sin().view(shape)
+    return torch.linspace(-3, 2, int(np.prod(shape)), dtype=torch.float32, device="cpu").sin().view(shape)

@@ -76,7 +76,9 @@ def prepare() -> None:
 
     They are run once on numbers of the kinds that the engine gives them.
     """
-    one, row = torch.zeros(1, 1, 1, 8), torch.zeros(1, dtype=torch.long)
+    one, row = (
+        torch.zeros(shape, dtype=kind, device="cpu") for shape, kind in (((1, 1, 1, 8), torch.float32), (1, torch.long))
+    )
     room = tuple(np.zeros((1, 1, 8, LANES), np.float32) for _ in range(2))
     where = step_attention.Where(*(row.numpy() for _ in range(4)))
     step_attention.attend(one, one, one, prompts=room, own=room, where=where, filled=0, window=None, scaling=1.0)

@@ -5,6 +5,7 @@ once; the step that follows holds one row per condition, and all read the same c
 beginnings of one another, as those of the events of one completion are, are run once together.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,8 @@ from backtracking.model.sampling.passes import Decode, Seating
 from backtracking.model.sampling.prefixes import TOKENS_AT_ONCE, Prefix, Prefixes, forward
 
 ROWS_AT_ONCE = {"cpu": 512, "cuda": 8192}
+UNEVEN = 4
+"""Rows that attention may pad to for each row there is."""
 FED_AT_MOST = 16
 """Sampled tokens of a context that are fed one by one, all conditions together; more of them are run at once
 with the prompt, once for each condition that reaches into them."""
@@ -60,14 +63,15 @@ def next_logits(
     kind = "cuda" if model.device.type == "cuda" else "cpu"
     fed = [max(1, len(context) - prompt) for context, prompt in zip(contexts, lengths, strict=True)]
     fed = [number if number <= FED_AT_MOST else 1 for number in fed]
+    specs = [condition.interventions for condition in conditions]
     rows = [
         _Context(index, tuple(context), prompt, steps)
         for index, (context, prompt, steps) in enumerate(zip(contexts, lengths, fed, strict=True))
     ]
-    most = max(1, ROWS_AT_ONCE[kind] // len(conditions))
-    for batch in _batches(_with_the_longest(rows), most=most, tokens=2 * TOKENS_AT_ONCE[kind]):
-        logits = _score(model, batch, [condition.interventions for condition in conditions])
-        yield from zip([each.index for each in batch], logits, strict=True)
+    if not _turns_by_length(model):
+        rows = _with_longer_ones(rows, specs)
+    for batch in _batches(rows, most=max(1, ROWS_AT_ONCE[kind] // len(specs)), tokens=2 * TOKENS_AT_ONCE[kind]):
+        yield from zip([each.index for each in batch], _score(model, batch, specs), strict=True)
 
 
 @dataclass(frozen=True)
@@ -78,38 +82,64 @@ class _Context:
     ids: tuple[int, ...]
     prompt: int
     fed: int
-    whole: tuple[int, ...] = ()
-    """The tokens that are run at once for this and others: they begin with those of this that are run at once."""
+    longer: tuple[int, ...] = ()
+    """Tokens of another context that begin with those of this that are run at once, and are run instead."""
 
     @property
     def run(self) -> tuple[int, ...]:
         """Those of its tokens that are run at once."""
         return self.ids[: -self.fed]
 
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """What is run at once for it and for others."""
+        return self.longer or self.run
 
-def _with_the_longest(contexts: Sequence[_Context]) -> list[_Context]:
-    """Each context with the longest of which it is a beginning: in the order of the tokens, that one is behind it."""
+
+def _with_longer_ones(contexts: Sequence[_Context], specs: Sequence[Spec]) -> list[_Context]:
+    """Each context with a longer one that begins with it, where there is one that feeds as many tokens.
+
+    Contexts into which a condition reaches are left alone: under it each has keys and values of its own.
+    """
     found: list[_Context] = []
-    following: tuple[int, ...] = ()
+    behind: dict[int, tuple[int, ...]] = {}
     for each in sorted(contexts, key=lambda each: each.run, reverse=True):
-        if following[: len(each.run)] != each.run:
-            following = each.run
-        found.append(replace(each, whole=following))
+        if any(_alone(each, spec).spec for spec in specs):
+            found.append(each)
+            continue
+        # In the order of their tokens, those that begin with this one come right behind it.
+        longer = behind.get(each.fed, ())
+        if longer[: len(each.run)] != each.run:
+            longer = behind[each.fed] = each.run
+        found.append(replace(each, longer=longer))
     return found
 
 
 def _batches(contexts: Sequence[_Context], *, most: int, tokens: int) -> Iterator[list[_Context]]:
-    """Contexts that feed as many tokens, in batches of so many at most and of so many tokens run at once, about."""
+    """Contexts that feed as many tokens, in batches of so many at most and of so many tokens run at once, about.
+
+    A batch in which one run serves many contexts and the others few is cut too: attention pads them to like numbers.
+    """
     batch: list[_Context] = []
+    served: Counter[tuple[int, ...]] = Counter()
     for each in sorted(contexts, key=lambda each: (each.fed, len(each.whole), each.whole, len(each.ids))):
-        together = {other.whole for other in batch} | {each.whole}
-        full = len(batch) == most or len(together) * len(each.whole) > tokens
+        together = served + Counter([each.whole])
+        uneven = len(together) * max(together.values()) > UNEVEN * (len(batch) + 1)
+        full = len(batch) == most or len(together) * len(each.whole) > tokens or uneven
         if batch and (full or batch[0].fed != each.fed):
             yield batch
-            batch = []
+            batch, together = [], Counter([each.whole])
         batch.append(each)
+        served = together
     if batch:
         yield batch
+
+
+def _turns_by_length(model: HookedReasoner) -> bool:
+    """Whether rotary embeddings depend on how long the text is: then a shorter one has keys of its own."""
+    config = model.plain.module.config
+    said = str([getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")])
+    return "longrope" in said or "dynamic" in said
 
 
 def _score(
@@ -127,7 +157,7 @@ def _score(
         seats=len(pairs), entries=len(distinct), width=max(len(prefix.ids) for prefix in distinct), columns=steps
     )
     with fused.installed(model.plain.module), edits.installed():
-        held = Prefixes(model, edits, specs, cache, prefixes)
+        held = Prefixes(model, edits, specs, cache, sorted(prefixes, key=lambda prefix: len(prefix.ids)))
         while not all(held.has(prefix) for prefix in distinct):
             held.run_next()
         entries = torch.tensor([held.entry(prefix) for prefix in prefixes], device=device)
@@ -154,8 +184,12 @@ def _score(
 
 def _prefix_of(context: _Context, spec: Spec) -> Prefix:
     """What is run at once for a context under a condition: with others, unless the condition reaches into it."""
-    alone = Prefix.of(context.run, spec, min(context.prompt, len(context.run)))
+    alone = _alone(context, spec)
     return alone if alone.spec else Prefix.of(context.whole, ())
+
+
+def _alone(context: _Context, spec: Spec) -> Prefix:
+    return Prefix.of(context.run, spec, min(context.prompt, len(context.run)))
 
 
 def _check_receipts(

@@ -110,7 +110,8 @@ def cut_rows(rows: Sequence[Row], shares: int) -> list[list[int]]:
 def _run_all(
     model: HookedReasoner, parts: Sequence[Sequence[Row]], settings: Settings, seats: int
 ) -> list[Completions]:
-    packed_engine.prepare()
+    if model.dtype == torch.float32:
+        packed_engine.prepare()
     with _children() as children:
         gc.freeze()  # else a child's collector writes to every object, and so copies the memory they lie in
         try:

@@ -17,6 +17,8 @@ _GAP = 2.0
 """How far below the best logit candidates are looked for at first, in units of the temperature."""
 _WIDEST = 512.0
 """Further below, nothing has a probability."""
+_COLDEST = 1e-30
+"""At this temperature only tokens with equal logits are left to choose from."""
 BROKEN = -1
 """In place of a token."""
 _STEP, _BITS, _SMALLEST = noise.STEP, noise.MANTISSA_BITS, 2.0**-noise.MANTISSA_BITS
@@ -45,9 +47,9 @@ def sampled(
         keys: `noise.row_key` of each row.
         positions: Index of the token in the completion.
     """
-    tokens = torch.empty(len(logits), dtype=torch.long)
+    tokens = torch.empty(len(logits), dtype=torch.long, device="cpu")
     arrays = [np.ascontiguousarray(part.numpy()) for part in (logits, keys, positions, tokens)]
-    over_rows(_sample, len(logits), logits.numel(), float(temperature), float(top_p), *arrays)
+    over_rows(_sample, len(logits), logits.numel(), max(float(temperature), _COLDEST), float(top_p), *arrays)
     return tokens
 
 
