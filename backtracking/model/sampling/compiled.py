@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import njit
+from numba.core import config
 
 LANES = 16
 """Numbers in the widest register."""
@@ -36,14 +36,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled at its first call for the types it is given."""
     function = inspect.unwrap(function)  # of what a check of types at run time has put around it
     options: dict[str, Any] = {"fastmath": _FAST, "nogil": True}
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _folder(before)
+    settings: Any = config  # whose names are made when it is imported
+    before = settings.CACHE_DIR
+    settings.CACHE_DIR = _folder(before)
     try:
         return njit(**options, cache=True)(function)
     except RuntimeError:  # there is no folder to keep it in
         return njit(**options)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        settings.CACHE_DIR = before
 
 
 def _folder(base: str) -> str:
