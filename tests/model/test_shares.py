@@ -185,7 +185,7 @@ from backtracking.model.sampling.plan import Row, Settings
 from backtracking.core.interventions import BASELINE
 packed_engine.run_unit = lambda *a, **k: (print(os.getpid(), flush=True), time.sleep(60))
 rows = [Row(n, 0, "v", BASELINE, (n,)) for n in range(2 * shares.LEAST_ROWS)]
-shares.run_in_shares(SimpleNamespace(device=torch.device('cpu')), rows, Settings(), shares=2)
+shares.run_in_shares(SimpleNamespace(device=torch.device('cpu'), dtype=torch.bfloat16), rows, Settings(), shares=2)
 """
 
 
