@@ -15,7 +15,6 @@ from backtracking.model.sampling import (
     compiled,
     fused,
     packed_cache,
-    step_choice,
 )
 from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.noise import row_key
@@ -96,7 +95,7 @@ def test_the_choice_is_the_one_pytorch_makes(vocabulary, top_p, temperature, mon
     keys = torch.tensor([row_key(1, row, 0) for row in range(60)])
     options = {"temperature": temperature, "top_p": top_p, "keys": keys, "positions": torch.arange(60)}
     found = choose(logits, **options)
-    monkeypatch.setattr(step_choice, "serves", lambda _: False)
+    monkeypatch.setattr("backtracking.model.sampling.choice.serves", lambda _: False)
     assert torch.equal(found, choose(logits, **options))
 
 

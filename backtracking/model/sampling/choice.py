@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from backtracking.model.sampling import step_choice
+from backtracking.model.sampling.compiled import serves
 from backtracking.model.sampling.noise import gumbel
 
 FIRST_CANDIDATES = 16
@@ -38,7 +39,7 @@ def choose(
     Raises:
         FloatingPointError: A row has NaN or no token that is allowed.
     """
-    if temperature > 0 and step_choice.serves(logits):
+    if temperature > 0 and serves(logits):
         options = {"temperature": temperature, "top_p": top_p, "keys": keys, "positions": positions}
         tokens = step_choice.sampled(logits, **options)
         _check(bool((tokens != step_choice.BROKEN).all()))

@@ -59,6 +59,11 @@ def _folder(base: str) -> str:
     return str(Path(cache).expanduser() / "backtracking" / f"loops-{digest.hexdigest()}")
 
 
+def serves(tensor: torch.Tensor) -> bool:
+    """Whether these loops take a tensor of that kind: on the CPU, in float32, without gradients."""
+    return tensor.is_cpu and tensor.dtype is torch.float32 and not (tensor.requires_grad and torch.is_grad_enabled())
+
+
 def over_rows(kernel: Callable[..., None], rows: int, work: int, *arguments: Any) -> None:
     """Call `kernel(first, last, *arguments)` for all rows: at once, or in as many parts as PyTorch has threads.
 

@@ -19,6 +19,7 @@ from backtracking.core.receipts import Receipt
 from backtracking.model.hooks import NOWHERE, in_stages
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import fused
+from backtracking.model.sampling.compiled import serves
 from backtracking.model.sampling.packed_cache import Packing
 from backtracking.model.sampling.place_hooks import hooked
 
@@ -97,7 +98,7 @@ class _Stage:
             return activation
         self.touched[: len(activation)] += bound.count
         gain_alone = bound.direction is None and bound.offset is None
-        if gain_alone and fused.serves(activation) and activation.shape[:2] == bound.gain.shape[:2]:
+        if gain_alone and serves(activation) and activation.shape[:2] == bound.gain.shape[:2]:
             return fused.scaled(
                 activation, bound.gain, bound.growth, head=bound.head, heads=self.heads, change=self.change
             )

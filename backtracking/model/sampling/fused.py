@@ -1,9 +1,9 @@
 """Parts of a forward pass on a CPU in float32, each as one compiled loop instead of six or more small operations.
 
-With a handful of rows a step is mostly the cost of starting operations. Two parts that most architectures share are
-replaced while the engine runs: root-mean-square norms and rotary embeddings. Which modules have them is not read from a
-table of architectures: a part is run on numbers of ours, and replaced where it gives what the definition gives. Hooks
-see what they saw before.
+With a handful of rows a step is mostly the cost of starting operations. A gain with its receipt is one loop, and two
+parts that most architectures share are replaced while the engine runs: root-mean-square norms and rotary embeddings.
+Which modules have those is not read from a table of architectures: a part is run on numbers of ours, and replaced where
+it gives what the definition gives. Hooks see what they saw before.
 """
 
 import inspect
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from backtracking.model.sampling.compiled import compiled, over_rows
+from backtracking.model.sampling.compiled import compiled, over_rows, serves
 
 ROTARY = "apply_rotary_pos_emb"
 """What transformers' modules call the function."""
@@ -143,11 +143,6 @@ def _rotate(first: int, last: int, heads: Any, cosines: Any, sines: Any, found: 
                 into[i] = one[i] * cos[i] - two[i] * sin[i]
             for i in range(half):
                 into[half + i] = two[i] * cos[half + i] + one[i] * sin[half + i]
-
-
-def serves(tensor: Tensor) -> bool:
-    """Whether these loops take a tensor of that kind."""
-    return tensor.is_cpu and tensor.dtype is torch.float32 and not (tensor.requires_grad and torch.is_grad_enabled())
 
 
 def _normalizing(norm: nn.Module, epsilon: float) -> Callable[..., Tensor]:

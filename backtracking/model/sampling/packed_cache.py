@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from backtracking.model.sampling import step_attention
-from backtracking.model.sampling.compiled import LANES
+from backtracking.model.sampling.compiled import LANES, serves
 
 BLOCK = 32
 """Columns by which the room for sampled tokens grows; between two growths nothing is moved."""
@@ -39,7 +38,7 @@ class KeyValues:
         _, heads, _, width = like.shape
         columns = -(-columns // LANES) * LANES
         shape = (entries, heads, width, columns)
-        if step_attention.serves(like):
+        if serves(like):
             keys, values = like.new_empty(shape), like.new_empty(shape)
         else:
             keys, values = like.new_empty(shape), like.new_empty(entries, heads, columns, width).transpose(2, 3)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from backtracking.model.sampling import step_attention
 from backtracking.model.sampling.attention import softcapped
+from backtracking.model.sampling.compiled import serves
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
 
 
@@ -146,7 +147,7 @@ class Decode:
             cache.added[layer] = KeyValues.room(cache.seats, cache.columns, key)
         seats, heads, _, width = query.shape
         groups = key.shape[1]
-        if softcap is None and step_attention.serves(query):
+        if softcap is None and serves(query):
             return step_attention.attend(
                 query,
                 key,

@@ -37,11 +37,6 @@ class Where(NamedTuple):
     """Position of the new token in the full sequence."""
 
 
-def serves(like: Tensor) -> bool:
-    """Whether queries, keys and values of that kind can be attended to here."""
-    return like.device.type == "cpu" and like.dtype == torch.float32
-
-
 def attend(
     query: Float[Tensor, "row head 1 d_head"],
     key: Float[Tensor, "row kv_head 1 d_head"],

@@ -25,11 +25,6 @@ _STEP, _BITS, _SMALLEST = noise.STEP, noise.MANTISSA_BITS, 2.0**-noise.MANTISSA_
 _mix = compiled(noise.mix)
 
 
-def serves(logits: Tensor) -> bool:
-    """Whether the choice from logits of that kind is made here."""
-    return logits.device.type == "cpu" and logits.dtype == torch.float32
-
-
 def sampled(
     logits: Float[Tensor, "row vocab"],
     *,
