@@ -6,11 +6,11 @@ NEGATIVE means that the site writes the trigger. A zeroed site also changes the 
 controls show what that alone does, and how much the site matters to any text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from backtracking.core.errors import InputError
@@ -22,6 +22,9 @@ from backtracking.measures.scan_tables import AblationScan
 from backtracking.measures.trigger_reading import trigger_tensor
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.scoring import next_logits
+
+READ_AT_ONCE = 4_000_000
+"""Logits that are read together, about."""
 
 
 def ablation_scan(
@@ -67,10 +70,13 @@ def ablation_scan(
     kl = np.full((len(every), len(sites)), np.nan)
     contexts = [point.context for point in every]
     prompts = [min(max(len(p.context) - window, p.prompt_tokens), len(p.context) - 1) for p in every]
-    for index, logits in next_logits(model, contexts, conditions, prompts=prompts):
+    tokens = torch.tensor([point.token_id for point in every], device=triggers.device)
+    for indices, logits in _in_groups(next_logits(model, contexts, conditions, prompts=prompts)):
         log_probs = logits.double().log_softmax(-1)
-        kl[index] = (log_probs[0].exp() * (log_probs[0] - log_probs[1:])).sum(-1).cpu().numpy()
-        read[:, index] = _read(logits, every[index].token_id, triggers).double().cpu().numpy()
+        base = log_probs[:, :1]
+        entropy = (base.exp() * base).sum(-1)
+        kl[indices] = (entropy - (log_probs[:, 1:] @ base.exp().mT)[..., 0]).cpu().numpy()
+        read[:, indices] = _read(log_probs, tokens[indices], triggers).cpu().numpy()
     base, changes = read[:, :, 0], read[:, :, 1:] - read[:, :, :1]
     return AblationScan(
         points=points,
@@ -88,11 +94,27 @@ def ablation_scan(
     )
 
 
+def _in_groups(
+    found: Iterable[tuple[int, Float[Tensor, "condition vocab"]]],
+) -> Iterator[tuple[list[int], Float[Tensor, "context condition vocab"]]]:
+    """Contexts that are read together, with their indices."""
+    indices: list[int] = []
+    logits: list[Tensor] = []
+    for index, each in found:
+        indices.append(index)
+        logits.append(each)
+        if (len(logits) + 1) * each.numel() > READ_AT_ONCE:
+            yield indices, torch.stack(logits)
+            indices, logits = [], []
+    if logits:
+        yield indices, torch.stack(logits)
+
+
 def _read(
-    logits: Float[Tensor, "condition vocab"], token: int, triggers: Tensor
-) -> Float[Tensor, "quantity condition"]:
+    log_probs: Float[Tensor, "context condition vocab"], tokens: Int[Tensor, " context"], triggers: Tensor
+) -> Float[Tensor, "quantity context condition"]:
     """Log-probability of the token, of all triggers together, and triggers against the best other token."""
-    total = logits.logsumexp(-1)
-    together = logits[:, triggers].logsumexp(-1)
-    best_other = logits.index_fill(1, triggers, -torch.inf).amax(-1)
-    return torch.stack([logits[:, token] - total, together - total, together - best_other])
+    of_token = log_probs.gather(-1, tokens[:, None, None].expand(-1, log_probs.shape[1], 1))[..., 0]
+    together = log_probs[..., triggers].logsumexp(-1)
+    best_other = log_probs.index_fill(-1, triggers, -torch.inf).amax(-1)
+    return torch.stack([of_token, together, together - best_other])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from backtracking.core.errors import InputError
 from backtracking.core.sites import Component, Site
+from backtracking.model.hooks import full_name
 from backtracking.model.reasoner import HookedReasoner
 
 
@@ -30,7 +31,7 @@ def component_sites(
     )
     if not sites:
         raise InputError("no sites are left: no components or no layers were given")
-    missing = [site for site in sites if site.hook_name not in model.bridge.hook_dict]
+    missing = [site for site in sites if full_name(model.bridge, site.hook_name) is None]
     if missing:
         raise InputError(f"{model.name} has no {missing[0]}; it has {model.cfg.n_layers} layers")
     return sites

@@ -9,6 +9,7 @@ pass is, and where the prompt ends) is told to them by `Intervening.locate`.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +35,9 @@ from backtracking.core.sites import Site
 
 NOWHERE = -1
 """Position of a padding column, and of a row that has finished: no intervention touches it."""
+
+_hook_names: WeakKeyDictionary[TransformerBridge, dict[str, str]] = WeakKeyDictionary()
+"""Full name of each hook point by its names and aliases: the bridge goes through all its modules to say so."""
 
 
 @dataclass(frozen=True)
@@ -219,9 +223,18 @@ def hook_point(bridge: TransformerBridge, site: Site) -> str:
         raise UnknownSiteError(f"{site} is out of range: {bridge.cfg.model_name} has layers 0 to {layers - 1}")
     if site.head is not None and site.head >= heads:
         raise UnknownSiteError(f"{site} is out of range: {bridge.cfg.model_name} has heads 0 to {heads - 1}")
-    if site.hook_name not in bridge.hook_dict:
+    name = full_name(bridge, site.hook_name)
+    if name is None:
         raise UnknownSiteError(f"{bridge.cfg.model_name} has no hook point {site.hook_name}, which {site} stands for")
-    return str(bridge.hook_dict[site.hook_name].name)
+    return name
+
+
+def full_name(bridge: TransformerBridge, hook_name: str) -> str | None:
+    """The full name of a hook point by that or an alias, if the model has it."""
+    names = _hook_names.setdefault(bridge, {})
+    if hook_name not in names:
+        names.update((alias, str(point.name)) for alias, point in bridge.hook_dict.items())
+    return names.get(hook_name)
 
 
 @contextmanager

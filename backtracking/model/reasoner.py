@@ -21,7 +21,7 @@ from backtracking.core.interventions import Intervention, parse_intervention
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting, Variant
 from backtracking.core.sites import Component, Site
-from backtracking.model.hooks import Intervening, hook_point, intervening
+from backtracking.model.hooks import Intervening, full_name, hook_point, intervening
 from backtracking.model.plain import PlainModel
 from backtracking.model.tokens import decode, prompt_ids
 
@@ -136,7 +136,7 @@ class HookedReasoner:
     def sites(self, components: Sequence[Component] = ("attn", "mlp")) -> tuple[Site, ...]:
         """Every layer's site of the given components that this model has, layer by layer."""
         found = [Site(component, layer) for layer in range(self.cfg.n_layers) for component in components]
-        return tuple(site for site in found if site.hook_name in self.bridge.hook_dict)
+        return tuple(site for site in found if full_name(self.bridge, site.hook_name) is not None)
 
     def to_ids(
         self,

@@ -10,7 +10,9 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ ROTARY = "apply_rotary_pos_emb"
 _EPSILON = ("variance_epsilon", "eps")
 """And the number that a norm adds."""
 _ONE, _NONE = np.float32(1), np.float32(0)
+_tried: WeakKeyDictionary[nn.Module, dict[float, bool]] = WeakKeyDictionary()
+"""Whether a module was found to be such a norm, by its epsilon."""
 
 
 @contextmanager
@@ -171,21 +175,32 @@ def _rotating(before: Callable[..., Any]) -> Callable[..., Any]:
     return rotate
 
 
-@torch.inference_mode()
 def _epsilon_of(norm: nn.Module) -> float | None:
     """The epsilon of a root-mean-square norm, if this module is shown to be one."""
     weight = getattr(norm, "weight", None)
     epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
+    if epsilon is None or not isinstance(weight, Tensor) or weight.ndim != 1 or not serves(weight):
+        return None
     alone = sum(1 for _ in norm.parameters()) == 1 and next(norm.children(), None) is None
-    if len(inspect.signature(norm.forward).parameters) != 1:
+    if not alone or len(inspect.signature(norm.forward).parameters) != 1:
         return None
-    if epsilon is None or not isinstance(weight, Tensor) or weight.ndim != 1 or not alone or not serves(weight):
-        return None
+    if "forward" in norm.__dict__:  # somebody has replaced it, and may again
+        return epsilon if _is_norm(norm.forward, weight, epsilon) else None
+    shown = _tried.setdefault(norm, {})
+    if epsilon not in shown:
+        shown[epsilon] = _is_norm(norm.forward, weight, epsilon)
+    return epsilon if shown[epsilon] else None
+
+
+@torch.inference_mode()
+def _is_norm(forward: Callable[[Tensor], Tensor], weight: Tensor, epsilon: float) -> bool:
+    """Whether that divides each row by the root of its mean square (and epsilon), and multiplies with the weights."""
     rows = _numbers(4, len(weight))
     expected = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon) * weight
-    return epsilon if torch.allclose(norm.forward(rows), expected, rtol=1e-5, atol=1e-6) else None
+    return torch.allclose(forward(rows), expected, rtol=1e-5, atol=1e-6)
 
 
+@cache
 @torch.inference_mode()
 def _is_rotary(function: Callable[..., Any]) -> bool:
     """Whether that is the function that turns the first half of each head against the second."""

@@ -95,8 +95,19 @@ class PackedCache:
     """Columns there is room for."""
     filled: int = 0
     """Columns in use: the next token's keys and values go there."""
+    lasting: bool = True
+    """Whether there is another step after this: if not, the layers use the same room for what rows add."""
     prefixes: dict[int, KeyValues] = field(default_factory=dict)
     added: dict[int, KeyValues] = field(default_factory=dict)
+
+    def room_for(self, layer: int, like: Float[Tensor, "row kv_head pos d_head"]) -> KeyValues:
+        """Where the rows' new keys and values of a layer go."""
+        if layer not in self.added:
+            before = None if self.lasting else next(iter(self.added.values()), None)
+            if before is None or before.keys.shape[1:3] != (like.shape[1], like.shape[3]):
+                before = KeyValues.room(self.seats, self.columns, like)
+            self.added[layer] = before
+        return self.added[layer]
 
     @property
     def reading(self) -> int:

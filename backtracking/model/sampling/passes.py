@@ -3,6 +3,7 @@
 A step on a CPU in float32 attends in a compiled loop (`step_attention`), every other one in matrix products.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -129,6 +130,7 @@ class Decode:
     positions: Int[Tensor, " seat"]
     """Position of each row's new token in its full sequence."""
     _bias: dict[int | None, Tensor] = field(default_factory=dict)
+    _first: dict[int, "Decode"] = field(default_factory=dict)
 
     def attend(
         self,
@@ -142,9 +144,7 @@ class Decode:
         softcap: float | None,
     ) -> Tensor:
         """Attention over the shared prefix and the row's own columns, one softmax over both."""
-        cache, seating = self.cache, self.seating
-        if layer not in cache.added:
-            cache.added[layer] = KeyValues.room(cache.seats, cache.columns, key)
+        cache, added = self.cache, self.cache.room_for(layer, key)
         seats, heads, _, width = query.shape
         groups = key.shape[1]
         if softcap is None and serves(query):
@@ -153,21 +153,22 @@ class Decode:
                 key,
                 value,
                 prompts=cache.prefixes[layer].arrays,
-                own=cache.added[layer].arrays,
+                own=added.arrays,
                 where=self._where,
                 filled=cache.filled,
                 window=window,
                 scaling=scaling,
             )
-        cache.added[layer].write(0, cache.filled, key, value)
-        own_keys, own_values = cache.added[layer].flat(seats, cache.reading)
+        seating, bias = self._of_first(seats)
+        added.write(0, cache.filled, key, value)
+        own_keys, own_values = added.flat(seats, cache.reading)
         keys, values = cache.prefixes[layer].flat(seating.entries, cache.width)
 
         scaled = (query * scaling).view(seats, groups, heads // groups, width)
         shared = seating.by_seat(torch.bmm(seating.by_prefix(scaled), keys), groups)
         own = torch.bmm(scaled.flatten(0, 1), own_keys).view(*shared.shape[:3], -1)
         scores = torch.cat([shared, own], dim=-1).float()
-        weights = softcapped(scores, softcap).add_(self._bias_of(window)).softmax(-1).to(value.dtype)
+        weights = softcapped(scores, softcap).add_(bias(window)).softmax(-1).to(value.dtype)
         prompt, since = weights.split([cache.width, cache.reading], dim=-1)
         read = seating.by_seat(torch.bmm(seating.by_prefix(prompt), values.transpose(1, 2)), groups)
         read += torch.bmm(since.flatten(0, 1), own_values.transpose(1, 2)).view_as(read)
@@ -178,6 +179,16 @@ class Decode:
         seating = self.seating
         each = (seating.prefix, seating.prefix_length, seating.start, self.positions)
         return step_attention.Where(*(np.ascontiguousarray(part.numpy()) for part in each))
+
+    def _of_first(self, seats: int) -> tuple[Seating, Callable[[int | None], Tensor]]:
+        """Who sits in the first seats, and what is hidden from them: some may join only at a later layer."""
+        if seats == len(self.positions):
+            return self.seating, self._bias_of
+        if seats not in self._first:
+            where = self.seating
+            seating = Seating.of(where.prefix[:seats], where.prefix_length[:seats], where.start[:seats])
+            self._first[seats] = Decode(self.cache, seating, self.positions[:seats])
+        return self._first[seats].seating, self._first[seats]._bias_of
 
     def _bias_of(self, window: int | None) -> Float[Tensor, "seat 1 1 column"]:
         """0 where a row may look, minus infinity where it may not; the same for all layers of a window."""

@@ -35,7 +35,7 @@ class Prefix:
     def of(cls, ids: tuple[int, ...], interventions: Sequence[Intervention], prompt: int | None = None) -> "Prefix":
         """The prefix of a row with those tokens under those interventions."""
         prompt = len(ids) if prompt is None else prompt
-        return cls(ids, tuple(i for i in interventions if _reaches(i, len(ids), prompt)), prompt)
+        return cls(ids, tuple(i for i in interventions if reaches(i, len(ids), prompt)), prompt)
 
 
 class Prefixes:
@@ -129,12 +129,7 @@ class Prefixes:
             logits = forward(self._model, torch.tensor(padded, device=device), columns, passing, keep=ends)
             rows = torch.arange(len(batch), device=device)
             counted = self._edits.counted(rows, specs)
-        if len(passing.layers) != self._model.cfg.n_layers:
-            raise InputError(
-                f"{self._model.name} keeps keys and values in {len(passing.layers)} of its "
-                f"{self._model.cfg.n_layers} layers, so the packed engine cannot run it; sample with "
-                'engine="bridge", which is slower'
-            )
+        check_kept(self._model, len(passing.layers))
         for prefix, tally in zip(batch, counted, strict=True):
             self._tallies[prefix] = tally
         return logits[rows, torch.searchsorted(ends, lengths - 1)]
@@ -154,7 +149,16 @@ def forward(
     return found.logits
 
 
-def _reaches(intervention: Intervention, length: int, prompt: int) -> bool:
+def check_kept(model: HookedReasoner, layers: int) -> None:
+    """Refuse an architecture that keeps keys and values in some layers only."""
+    if layers != model.cfg.n_layers:
+        raise InputError(
+            f"{model.name} keeps keys and values in {layers} of its {model.cfg.n_layers} layers, so the packed engine "
+            'cannot run it; sample with engine="bridge", which is slower'
+        )
+
+
+def reaches(intervention: Intervention, length: int, prompt: int) -> bool:
     """Whether it touches one of the first `length` positions."""
     if isinstance(intervention, Ban):
         return False

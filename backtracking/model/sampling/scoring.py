@@ -2,30 +2,35 @@
 
 An ablation scan asks the same of every context under every layer's ablation. The context is run
 once; the step that follows holds one row per condition, and all read the same cache. Contexts that are
-beginnings of one another, as those of the events of one completion are, are run once together.
+beginnings of one another, as those of the events of one completion are, are run once together; those that
+begin alike, as completions of one prompt do, share what they begin with.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from backtracking.core.errors import InputError, ReceiptError
 from backtracking.core.interventions import At, Ban, Condition, Intervention, Window
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import fused
 from backtracking.model.sampling.attention import use_packed_attention
+from backtracking.model.sampling.context_runs import planned, run_contexts
 from backtracking.model.sampling.edits import Edits, Spec, Tally
+from backtracking.model.sampling.joining import Joining, blocks_of, first_blocks
 from backtracking.model.sampling.packed_cache import PackedCache
 from backtracking.model.sampling.passes import Decode, Seating
-from backtracking.model.sampling.prefixes import TOKENS_AT_ONCE, Prefix, Prefixes, forward
+from backtracking.model.sampling.prefixes import forward
+from backtracking.model.sampling.scored_contexts import Reaching, Scored, batches, turns_by_length, with_longer_ones
 
-ROWS_AT_ONCE = {"cpu": 512, "cuda": 8192}
-UNEVEN = 4
-"""Rows that attention may pad to for each row there is."""
+ROWS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
+KEPT = {"cpu": 8192, "cuda": 131072}
+"""Tokens whose keys and values are kept at once."""
+NONE = Tally(0, 0.0)
 FED_AT_MOST = 16
 """Sampled tokens of a context that are fed one by one, all conditions together; more of them are run at once
 with the prompt, once for each condition that reaches into them."""
@@ -64,143 +69,109 @@ def next_logits(
     fed = [max(1, len(context) - prompt) for context, prompt in zip(contexts, lengths, strict=True)]
     fed = [number if number <= FED_AT_MOST else 1 for number in fed]
     specs = [condition.interventions for condition in conditions]
+    reaching = Reaching(specs)
     rows = [
-        _Context(index, tuple(context), prompt, steps)
+        Scored(index, tuple(context), prompt, steps, reaching.into(len(context) - steps, prompt))
         for index, (context, prompt, steps) in enumerate(zip(contexts, lengths, fed, strict=True))
     ]
-    if not _turns_by_length(model):
-        rows = _with_longer_ones(rows, specs)
-    for batch in _batches(rows, most=max(1, ROWS_AT_ONCE[kind] // len(specs)), tokens=2 * TOKENS_AT_ONCE[kind]):
-        yield from zip([each.index for each in batch], _score(model, batch, specs), strict=True)
+    share = not turns_by_length(model)
+    if share:
+        rows = with_longer_ones(rows)
+    scoring = _Scoring.of(model, specs, [spec for each in rows for spec in each.inside], share=share)
+    for batch in batches(rows, most=max(1, ROWS_AT_ONCE[kind] // len(conditions)), tokens=KEPT[kind]):
+        yield from zip([each.index for each in batch], scoring.logits(batch), strict=True)
 
 
 @dataclass(frozen=True)
-class _Context:
-    """Tokens, how many of them are the prompt, and how many are fed one by one after the rest."""
+class _Scoring:
+    """The conditions, compiled."""
 
-    index: int
-    ids: tuple[int, ...]
-    prompt: int
-    fed: int
-    longer: tuple[int, ...] = ()
-    """Tokens of another context that begin with those of this that are run at once, and are run instead."""
+    model: HookedReasoner
+    conditions: Sequence[Spec]
+    specs: Mapping[Spec, int]
+    """Number of every condition, and of every part of one that reaches into what is run at once."""
+    edits: Edits
+    blocks: Sequence[nn.Module]
+    first: Sequence[int]
+    """Block in which each of them first acts."""
+    share: bool
+    """Whether keys are the same in longer texts."""
 
-    @property
-    def run(self) -> tuple[int, ...]:
-        """Those of its tokens that are run at once."""
-        return self.ids[: -self.fed]
+    @classmethod
+    def of(
+        cls, model: HookedReasoner, conditions: Sequence[Spec], inside: Sequence[Spec], *, share: bool
+    ) -> "_Scoring":
+        """Compile them."""
+        specs = {spec: index for index, spec in enumerate(dict.fromkeys([*inside, *conditions]))}
+        edits, blocks = Edits(model, list(specs)), blocks_of(model)
+        return cls(model, conditions, specs, edits, blocks, first_blocks(edits, blocks), share)
 
-    @property
-    def whole(self) -> tuple[int, ...]:
-        """What is run at once for it and for others."""
-        return self.longer or self.run
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Of the conditions."""
+        return [self.specs[spec] for spec in self.conditions]
 
+    def logits(self, contexts: Sequence[Scored]) -> Float[Tensor, "context condition vocab"]:
+        """Run the contexts, and the tokens that are fed after them under every condition."""
+        joining = Joining.of(
+            [context for context in range(len(contexts)) for _ in self.numbers],
+            [self.first[number] for _ in contexts for number in self.numbers],
+            len(self.blocks),
+        )
+        plan = planned([prefix for each in contexts for prefix in each.prefixes], share=self.share)
+        kept = {run.prefix: run.entry for runs in plan for run in runs}
+        everyone = [(each, condition, entry) for each in contexts for condition, entry in enumerate(each.entries(kept))]
+        rows = [everyone[row] for row in joining.order]
+        cache = PackedCache(
+            seats=len(rows),
+            entries=len(kept),
+            width=max(len(prefix.ids) for prefix in kept),
+            columns=contexts[0].fed,
+            lasting=contexts[0].fed > 1,
+        )
+        with fused.installed(self.model.plain.module), self.edits.installed():
+            before = run_contexts(self.model, self.edits, self.specs, cache, plan)
+            with joining.installed(self.blocks, self.model.device):
+                logits, after = self._fed(rows, cache)
+        for (each, condition, entry), tally in zip(rows, after, strict=True):
+            self._check_receipts(each, condition, before[entry], tally)
+        found = torch.empty_like(logits)
+        found[torch.tensor(joining.order, device=logits.device)] = logits
+        return found.unflatten(0, (len(contexts), len(self.numbers)))
 
-def _with_longer_ones(contexts: Sequence[_Context], specs: Sequence[Spec]) -> list[_Context]:
-    """Each context with a longer one that begins with it, where there is one that feeds as many tokens.
-
-    Contexts into which a condition reaches are left alone: under it each has keys and values of its own.
-    """
-    found: list[_Context] = []
-    behind: dict[int, tuple[int, ...]] = {}
-    for each in sorted(contexts, key=lambda each: each.run, reverse=True):
-        if any(_alone(each, spec).spec for spec in specs):
-            found.append(each)
-            continue
-        # In the order of their tokens, those that begin with this one come right behind it.
-        longer = behind.get(each.fed, ())
-        if longer[: len(each.run)] != each.run:
-            longer = behind[each.fed] = each.run
-        found.append(replace(each, longer=longer))
-    return found
-
-
-def _batches(contexts: Sequence[_Context], *, most: int, tokens: int) -> Iterator[list[_Context]]:
-    """Contexts that feed as many tokens, in batches of so many at most and of so many tokens run at once, about.
-
-    A batch in which one run serves many contexts and the others few is cut too: attention pads them to like numbers.
-    """
-    batch: list[_Context] = []
-    served: Counter[tuple[int, ...]] = Counter()
-    for each in sorted(contexts, key=lambda each: (each.fed, len(each.whole), each.whole, len(each.ids))):
-        together = served + Counter([each.whole])
-        uneven = len(together) * max(together.values()) > UNEVEN * (len(batch) + 1)
-        full = len(batch) == most or len(together) * len(each.whole) > tokens or uneven
-        if batch and (full or batch[0].fed != each.fed):
-            yield batch
-            batch, together = [], Counter([each.whole])
-        batch.append(each)
-        served = together
-    if batch:
-        yield batch
-
-
-def _turns_by_length(model: HookedReasoner) -> bool:
-    """Whether rotary embeddings depend on how long the text is: then a shorter one has keys of its own."""
-    config = model.plain.module.config
-    said = str([getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")])
-    return "longrope" in said or "dynamic" in said
-
-
-def _score(
-    model: HookedReasoner, contexts: Sequence[_Context], conditions: Sequence[Spec]
-) -> Float[Tensor, "context condition vocab"]:
-    device, steps = model.device, contexts[0].fed
-    pairs = [(context, spec) for context in contexts for spec in conditions]
-    prefixes = [_prefix_of(each, spec) for each, spec in pairs]
-    specs = {
-        spec: index for index, spec in enumerate(dict.fromkeys([*(prefix.spec for prefix in prefixes), *conditions]))
-    }
-    edits = Edits(model, list(specs))
-    distinct = list(dict.fromkeys(prefixes))
-    cache = PackedCache(
-        seats=len(pairs), entries=len(distinct), width=max(len(prefix.ids) for prefix in distinct), columns=steps
-    )
-    with fused.installed(model.plain.module), edits.installed():
-        held = Prefixes(model, edits, specs, cache, sorted(prefixes, key=lambda prefix: len(prefix.ids)))
-        while not all(held.has(prefix) for prefix in distinct):
-            held.run_next()
-        entries = torch.tensor([held.entry(prefix) for prefix in prefixes], device=device)
-        lengths = torch.tensor([len(each.run) for each, _ in pairs], device=device)
-        own = torch.tensor([specs[spec] for _, spec in pairs], device=device)
-        prompts = torch.tensor([each.prompt for each, _ in pairs], device=device)
-        tokens = torch.tensor([each.ids[-steps:] for each, _ in pairs], device=device)
+    def _fed(
+        self, rows: Sequence[tuple[Scored, int, int]], cache: PackedCache
+    ) -> tuple[Float[Tensor, "row vocab"], list[dict[str, Tally]]]:
+        """Feed each row's last tokens; the logits after them, and what was done to them."""
+        device, edits, steps = self.model.device, self.edits, cache.columns
+        entries = torch.tensor([entry for _, _, entry in rows], device=device)
+        lengths = torch.tensor([len(each.run) for each, _, _ in rows], device=device)
+        own = torch.tensor([self.numbers[condition] for _, condition, _ in rows], device=device)
+        prompts = torch.tensor([each.prompt for each, _, _ in rows], device=device)
+        tokens = torch.tensor([each.ids[-steps:] for each, _, _ in rows], device=device)
         seating = Seating.of(entries, lengths, torch.zeros_like(lengths))
-        none, last = torch.zeros(0, dtype=torch.long, device=device), None
-        edits.count_from_zero(len(pairs))
+        none, last, logits = torch.zeros(0, dtype=torch.long, device=device), None, torch.zeros(0)
+        edits.count_from_zero(len(rows))
         for step in range(steps):
             positions = lengths + step
             edits.bind(own, positions[:, None], prompts)
             keep = none if step + 1 < steps else last
-            logits = forward(
-                model, tokens[:, step : step + 1], positions[:, None], Decode(cache, seating, positions), keep=keep
-            )
+            passing = Decode(cache, seating, positions)
+            logits = forward(self.model, tokens[:, step : step + 1], positions[:, None], passing, keep=keep)
             cache.filled += 1
-        counted = edits.counted(torch.arange(len(pairs), device=device), own.tolist())
-    for prefix, (each, spec), tally in zip(prefixes, pairs, counted, strict=True):
-        _check_receipts(held.tally(prefix), tally, each.ids, each.prompt, spec)
-    return logits[:, -1].float().unflatten(0, (len(contexts), len(conditions)))
+        return logits[:, -1].float(), edits.counted(torch.arange(len(rows), device=device), own.tolist())
 
+    def _check_receipts(
+        self, each: Scored, condition: int, before: Mapping[str, Tally], after: Mapping[str, Tally]
+    ) -> None:
+        for name, intervention in self._named[condition]:
+            touched = (before.get(name, NONE) + after.get(name, NONE)).positions
+            if touched != (wanted := _wanted(intervention, len(each.ids), each.prompt)):
+                raise ReceiptError(f"{name} touched {touched} positions of {len(each.ids)} tokens, not {wanted}")
 
-def _prefix_of(context: _Context, spec: Spec) -> Prefix:
-    """What is run at once for a context under a condition: with others, unless the condition reaches into it."""
-    alone = _alone(context, spec)
-    return alone if alone.spec else Prefix.of(context.whole, ())
-
-
-def _alone(context: _Context, spec: Spec) -> Prefix:
-    return Prefix.of(context.run, spec, min(context.prompt, len(context.run)))
-
-
-def _check_receipts(
-    before: dict[str, Tally], after: dict[str, Tally], ids: tuple[int, ...], prompt: int, spec: Spec
-) -> None:
-    none = Tally(0, 0.0)
-    for intervention in spec:
-        name = str(intervention)
-        found = (before.get(name, none) + after.get(name, none)).positions
-        if found != (wanted := _wanted(intervention, len(ids), prompt)):
-            raise ReceiptError(f"{name} touched {found} positions of a context of {len(ids)} tokens, not {wanted}")
+    @cached_property
+    def _named(self) -> list[list[tuple[str, Intervention]]]:
+        return [[(str(intervention), intervention) for intervention in spec] for spec in self.conditions]
 
 
 def _wanted(intervention: Intervention, length: int, prompt: int) -> int:

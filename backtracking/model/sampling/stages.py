@@ -1,0 +1,166 @@
+"""What interventions do at one place of the model, as one row of numbers per condition.
+
+A row without an intervention there has gain 1, which changes nothing, bit for bit.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from backtracking.core.interventions import Add, At, Replace, Scale, SiteIntervention
+from backtracking.model.hooks import NOWHERE
+from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling import fused
+from backtracking.model.sampling.compiled import serves
+
+
+@dataclass
+class _Bound:
+    """A stage as it acts on the rows of the forward passes to come."""
+
+    mask: Bool[Tensor, "row pos"]
+    gain: Float[Tensor, "row pos width"]
+    direction: Tensor | None
+    offset: Tensor | None
+    head: Int[Tensor, " row"] | None
+    count: Float[Tensor, " row"]
+    """Positions of the mask."""
+    growth: Float[Tensor, "row pos"]
+    """By what a gain alone changes the norm of the site, as a share of it."""
+
+    def first(self, rows: int) -> "_Bound":
+        """The same for the first rows."""
+        if rows >= len(self.mask):
+            return self
+        parts = (None if part is None else part[:rows] for part in vars(self).values())
+        return _Bound(*parts)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass
+class Stage:
+    """At one place, the k-th intervention of every condition that has one."""
+
+    interventions: tuple[SiteIntervention | None, ...]
+    """By condition,"""
+    names: tuple[str, ...]
+    """and their text forms."""
+    gain: Float[Tensor, "condition width"]
+    direction: Float[Tensor, "condition d"] | None
+    offset: Float[Tensor, "condition d"] | None
+    factor: Float[Tensor, " condition"]
+    """The gain at the site itself."""
+    head: Int[Tensor, " condition"] | None
+    """Which head, at a place that holds heads side by side."""
+    heads: int
+    at: Int[Tensor, "condition given"]
+    """Positions of the scope At, filled up with `NOWHERE`."""
+    bound: _Bound | None = None
+    touched: Float[Tensor, " row"] = field(default_factory=lambda: torch.zeros(0))
+    change: Float[Tensor, " row"] = field(default_factory=lambda: torch.zeros(0))
+
+    @property
+    def by_position(self) -> bool:
+        """Whether it acts on some positions of a phase and not on others."""
+        return any(i is not None and isinstance(i.scope, At) for i in self.interventions)
+
+    def bind(self, specs: Int[Tensor, " row"], positions: Int[Tensor, "row pos"], prompts: Int[Tensor, " row"]) -> None:
+        """Choose each row's numbers, neutral where its scope does not reach."""
+        scopes = [None if i is None else i.scope for i in self.interventions]
+        in_prompt, in_decode = (
+            torch.tensor([scope in ("all", phase) for scope in scopes], device=specs.device)[specs, None]
+            for phase in ("prompt", "decode")
+        )
+        mask = torch.where(positions < prompts[:, None], in_prompt, in_decode)
+        if self.by_position:
+            mask |= (positions[:, :, None] == self.at[specs, None]).any(-1)
+        mask &= positions != NOWHERE
+        if not bool(mask.any()):
+            self.bound = None
+            return
+        here = mask[..., None]
+        self.bound = _Bound(
+            mask,
+            torch.where(here, self.gain[specs, None], 1.0),
+            None if self.direction is None else self.direction[specs, None] * here,
+            None if self.offset is None else self.offset[specs, None] * here,
+            None if self.head is None else self.head[specs],
+            mask.sum(1).float(),
+            (self.factor[specs, None].abs() - 1) * mask,
+        )
+
+    def act(self, activation: Float[Tensor, "row pos d"]) -> Float[Tensor, "row pos d"]:
+        """The activation changed, with what that did added to the receipts."""
+        if self.bound is None:
+            return activation
+        bound = self.bound.first(len(activation))
+        self.touched[: len(activation)] += bound.count
+        gain_alone = bound.direction is None and bound.offset is None
+        if gain_alone and serves(activation) and activation.shape[:2] == bound.gain.shape[:2]:
+            return fused.scaled(
+                activation, bound.gain, bound.growth, head=bound.head, heads=self.heads, change=self.change
+            )
+        changed = activation * bound.gain
+        if bound.direction is not None:
+            along = (changed.float() * bound.direction).sum(-1, keepdim=True)
+            changed = changed - along * bound.direction
+        if bound.offset is not None:
+            changed = changed + bound.offset
+        changed = changed.to(activation.dtype)
+        if gain_alone:
+            difference = self._norm(activation, bound.head) * bound.growth
+        else:
+            difference = (self._norm(changed, bound.head) - self._norm(activation, bound.head)) * bound.mask
+        self.change[: len(difference)] += difference.sum(1)
+        return changed
+
+    def _norm(self, activation: Tensor, head: Int[Tensor, " row"] | None) -> Float[Tensor, "row pos"]:
+        """Length of the site's part of the activation."""
+        if head is None:
+            return torch.linalg.vector_norm(activation, dim=-1, dtype=torch.float32)
+        heads = torch.linalg.vector_norm(activation.unflatten(-1, (self.heads, -1)), dim=-1, dtype=torch.float32)
+        which = head[:, None, None].expand(-1, activation.shape[1], 1)
+        return heads.gather(-1, which)[..., 0]
+
+
+def compiled_stage(model: HookedReasoner, found: dict[int, SiteIntervention], specs: int) -> Stage:
+    """The numbers of one stage; `found` holds its interventions by condition."""
+    device, cfg = model.device, model.cfg
+    heads = int(cfg.n_heads) if any(i.site.head is not None for i in found.values()) else 0
+    part = int(cfg.d_head) if heads else int(cfg.d_model)
+    width = max(heads, 1) * part
+    gain = torch.ones(specs, width if heads else 1, dtype=torch.float64)
+    direction, offset = torch.zeros(specs, width).double(), torch.zeros(specs, width).double()
+    head, factor = torch.zeros(specs, dtype=torch.long), torch.ones(specs, dtype=torch.float64)
+    given = [list(i.scope.positions) if isinstance(i.scope, At) else [] for i in found.values()]
+    at = torch.full((specs, max(map(len, given))), NOWHERE - 1)
+    for (spec, intervention), positions in zip(found.items(), given, strict=True):
+        which = intervention.site.head or 0
+        mine = slice(which * part, (which + 1) * part) if heads else slice(None)
+        head[spec] = which
+        factor[spec] = getattr(intervention, "factor", 1.0)
+        at[spec, : len(positions)] = torch.tensor(positions, dtype=torch.long)
+        if isinstance(intervention, Scale):
+            gain[spec, mine] = intervention.factor
+            continue
+        vector = torch.tensor(intervention.vector.resolve(part))
+        if isinstance(intervention, Add):
+            offset[spec, mine] = intervention.scale * vector
+        elif isinstance(intervention, Replace):
+            gain[spec, mine] = 0.0
+            offset[spec, mine] = vector
+        else:
+            direction[spec, mine] = vector / vector.norm()
+    every: list[SiteIntervention | None] = [found.get(spec) for spec in range(specs)]
+    return Stage(
+        tuple(every),
+        tuple("" if intervention is None else str(intervention) for intervention in every),
+        gain.float().to(device),
+        direction.float().to(device) if bool(direction.any()) else None,
+        offset.float().to(device) if bool(offset.any()) else None,
+        factor.float().to(device),
+        head.to(device) if heads else None,
+        heads,
+        at.to(device),
+    )

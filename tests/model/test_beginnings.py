@@ -1,0 +1,98 @@
+"""What contexts share is found, whatever they are; against all pairs of them."""
+
+import os
+import random
+
+import pytest
+
+from backtracking.core.interventions import Scale
+from backtracking.model.sampling.beginnings import DEEPER, LEAST, alike, depths, families
+from backtracking.model.sampling.context_runs import planned
+from backtracking.model.sampling.joining import Joining
+from backtracking.model.sampling.prefixes import Prefix
+
+
+def common(one, other):
+    return len(os.path.commonprefix([one, other]))
+
+
+def texts(seed):
+    """Continuations of continuations, some of them equal."""
+    chance = random.Random(seed)
+    found = [tuple(chance.choices(range(9), k=chance.randrange(1, 60)))]
+    for _ in range(chance.randrange(40)):
+        source = chance.choice(found)
+        cut = chance.randrange(len(source) + 1)
+        found.append((*source[:cut], *chance.choices(range(9), k=chance.randrange(1, 50))))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_each_is_copied_from_one_that_begins_with_about_as_much_as_any(seed):
+    contexts = texts(seed)
+    sources = alike(contexts)
+    depth = depths(set(contexts), sources)
+    order = sorted(set(contexts))
+    for place, context in enumerate(order):
+        most = max((common(other, context) for other in order[:place]), default=0)
+        assert (context in sources) == (most >= LEAST)
+        if context in sources:
+            source, copied = sources[context]
+            assert source[:copied] == context[:copied]
+            assert copied > most - DEEPER
+            assert source in order[:place]
+            assert depth[context] == depth[source] + 1
+        else:
+            assert depth[context] == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_family_goes_back_to_one_that_is_run_whole(seed):
+    contexts = set(texts(seed))
+    sources = alike(contexts)
+    family = families(contexts, sources)
+    for context, (longest, root) in family.items():
+        assert root not in sources
+        assert longest == max(len(other) for other in contexts if family[other][1] == root)
+        if context in sources:
+            assert family[sources[context][0]] == family[context]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("share", [True, False])
+def test_every_context_is_run_once_and_behind_what_it_is_copied_from(seed, share):
+    contexts = texts(seed)
+    prefixes = [Prefix.of(ids, ()) for ids in contexts] + [Prefix.of(contexts[0], (Scale("mlp.0", 0.0),))]
+    plan = planned(prefixes, share=share)
+    entries = [run.entry for runs in plan for run in runs]
+    assert entries == list(range(len(set(prefixes))))
+    assert {run.prefix for runs in plan for run in runs} == set(prefixes)
+    before = {}
+    for runs in plan:
+        lengths = [len(run.ids) for run in runs]
+        assert lengths == sorted(lengths)
+        for run in runs:
+            assert run.copied == 0 or before[run.source].ids[: run.copied] == run.prefix.ids[: run.copied]
+            assert not (run.copied and (run.prefix.spec or not share))
+        before |= {run.entry: run.prefix for run in runs}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_row_is_there_when_its_condition_acts_and_begins_as_one_whose_has_not(seed):
+    chance = random.Random(seed)
+    blocks, many = chance.randrange(7), chance.randrange(1, 30)
+    groups = [chance.randrange(4) for _ in range(many)]
+    starts = [chance.randrange(blocks + 1) for _ in range(many)]
+    joining = Joining.of(groups, starts, blocks)
+    assert sorted(joining.order) == list(range(many))
+    assert len(joining.counts) == blocks
+    assert not blocks or joining.counts[-1] == many
+    place = {row: index for index, row in enumerate(joining.order)}
+    there = [next((b for b, count in enumerate(joining.counts) if index < count), 0) for index in range(many)]
+    for index, row in enumerate(joining.order):
+        assert there[index] <= max(0, starts[row])
+        carrier = joining.order[joining.carriers[index]]
+        assert groups[carrier] == groups[row]
+        assert place[carrier] < len(set(groups))  # the carriers are in front
+        assert there[place[carrier]] == 0
+        assert starts[carrier] >= starts[row]
