@@ -5,10 +5,13 @@ once and read once per step for all of them. What a row has added lies in its se
 all rows share: a row that was seated later starts at a later column.
 """
 
+import math
+import mmap
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -18,6 +21,10 @@ BLOCK = 32
 """Columns by which the room for sampled tokens grows; between two growths nothing is moved."""
 READ = 8
 """Columns by which what is read of that room grows: matrix kernels are prepared anew for every shape."""
+
+
+MAPPED = 2**23
+"""Bytes from which a room is memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,14 @@ class KeyValues:
         """Zeros for that many entries and columns, or a few more columns; the first `empty` ones may hold anything."""
         _, heads, _, width = like.shape
         columns = -(-columns // LANES) * LANES
-        shape = (entries, heads, width, columns)
-        if serves(like):
-            keys, values = like.new_empty(shape), like.new_empty(shape)
+        shape, turned = (entries, heads, width, columns), (entries, heads, columns, width)
+        if like.is_cpu and math.prod(shape) * like.itemsize >= MAPPED and hasattr(mmap, "MAP_ANONYMOUS"):
+            rooms = _mapped(shape, like.dtype), _mapped(shape if serves(like) else turned, like.dtype)
         else:
-            keys, values = like.new_empty(shape), like.new_empty(entries, heads, columns, width).transpose(2, 3)
-        keys[..., empty:], values[..., empty:] = 0, 0
-        return cls(keys, values)
+            rooms = like.new_empty(shape), like.new_empty(shape if serves(like) else turned)
+            for each, axis in zip(rooms, (3, 3 if serves(like) else 2), strict=True):
+                each.narrow(axis, empty, columns - empty).zero_()
+        return cls(rooms[0], rooms[1] if serves(like) else rooms[1].transpose(2, 3))
 
     def move(self, source: Int[Tensor, " some"], target: Int[Tensor, " some"]) -> None:
         """Copy entries over others, whose content is no longer needed."""
@@ -79,6 +87,16 @@ class KeyValues:
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """The same memory, for compiled loops."""
         return self.keys.numpy(), self.values.numpy()
+
+
+def _mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros that go back to the system as soon as they are dropped.
+
+    What an allocator holds between other things stays with the process, and rooms that grow leave ever larger gaps.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 @dataclass
