@@ -151,7 +151,7 @@ def test_a_batch_that_does_not_fit_is_made_smaller_and_says_so(tiny, monkeypatch
     assert half.rows < 600 and half.total < whole.total / 2 and "1000 do not fit" in str(half)
     with pytest.raises(InputError, match="not even one row fits.*lower max_new_tokens"):
         plan_memory(tiny, **options, free=1000)
-    monkeypatch.setattr(memory, "_free", lambda device: 26_000_000)
+    monkeypatch.setattr(memory, "_free", lambda device: 26_000_000 + memory.LIBRARIES)
     few = sample(tiny, problems, samples=40, max_new_tokens=100, temperature=1.0)
     monkeypatch.undo()
     same(few, sample(tiny, problems, samples=40, max_new_tokens=100, temperature=1.0))

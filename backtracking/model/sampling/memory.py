@@ -12,6 +12,8 @@ from backtracking.model.sampling.packed_cache import BLOCK
 
 RESERVE = 0.1
 """Share of the free memory that is left to everything else."""
+LIBRARIES = 2**25
+"""Bytes that matrix kernels and the allocator keep for themselves, about, however small the batch."""
 GIB = 2**30
 
 
@@ -96,14 +98,14 @@ def _plan(model: HookedReasoner, rows: int, asked: int, prefixes: int, prompt: i
     prompt, columns = -(-prompt // LANES) * LANES, -(-new // BLOCK) * BLOCK
     scores = rows * int(cfg.n_heads) * (prompt + columns) * (2 * 4 + 2 * size)
     wide = rows * (4 * int(cfg.d_mlp or 4 * cfg.d_model) + 8 * int(cfg.d_model)) * max(size, 4)
-    logits = rows * int(cfg.d_vocab) * (size + 1) + 2**24
+    logits = rows * int(cfg.d_vocab) * (size + 1)
     growth = rows * columns * per_token // int(cfg.n_layers)
     return MemoryPlan(
         rows=rows,
         asked=asked,
         sampled=rows * columns * per_token,
         prefixes=prefixes * prompt * per_token,
-        workspace=max(scores + growth, wide, logits),
+        workspace=max(scores + growth, wide, logits) + LIBRARIES,
         free=free,
     )
 
