@@ -25,7 +25,7 @@ from backtracking.measures.event_pairs import minus_own_controls
 from backtracking.measures.held_norm import through_held_norm
 from backtracking.measures.tails import Tails, batches
 from backtracking.measures.trigger_reading import trigger_tensor
-from backtracking.model.hooks import hook_point
+from backtracking.model.hook_names import hook_point
 from backtracking.model.reasoner import HookedReasoner
 
 Target = Literal["token", "triggers"]

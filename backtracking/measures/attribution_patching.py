@@ -31,7 +31,7 @@ from backtracking.measures.patch_cells import (
 from backtracking.measures.patch_pairs import Direction, Pair, PairBatch, check_direction, paired_batches, pairs_of
 from backtracking.measures.tails import column
 from backtracking.measures.trigger_reading import Reading, check_reading, trigger_reading, trigger_tensor
-from backtracking.model.hooks import hook_point
+from backtracking.model.hook_names import hook_point
 from backtracking.model.reasoner import HookedReasoner
 
 NOTABLE = 0.1

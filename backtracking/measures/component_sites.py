@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from backtracking.core.errors import InputError
 from backtracking.core.sites import Component, Site
-from backtracking.model.hooks import full_name
+from backtracking.model.hook_names import full_name
 from backtracking.model.reasoner import HookedReasoner
 
 

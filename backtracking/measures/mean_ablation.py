@@ -16,7 +16,7 @@ from backtracking.core.errors import InputError
 from backtracking.core.sites import Site
 from backtracking.measures.tails import Tails, batches
 from backtracking.measures.trigger_reading import Reading, trigger_reading
-from backtracking.model.hooks import hook_point
+from backtracking.model.hook_names import hook_point
 from backtracking.model.reasoner import HookedReasoner
 
 Means = Mapping[str, Tensor]

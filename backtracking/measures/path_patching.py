@@ -25,7 +25,7 @@ from backtracking.measures.patch_cells import checked_offsets
 from backtracking.measures.patch_pairs import Direction, Pair, PairBatch, check_direction, paired_batches, pairs_of
 from backtracking.measures.tails import Tails
 from backtracking.measures.trigger_reading import Reading, check_reading, trigger_reading, trigger_tensor
-from backtracking.model.hooks import hook_point
+from backtracking.model.hook_names import hook_point
 from backtracking.model.reasoner import HookedReasoner
 
 Input = Literal["q", "k", "v"]
@@ -159,7 +159,7 @@ def _check_architecture(
     model: HookedReasoner, senders: Sequence[Site], receivers: Sequence[Site | str], into: Input
 ) -> None:
     for layer in {sender.layer for sender in senders}:
-        name = str(model.bridge.hook_dict[Site("attn", layer).hook_name].name)
+        name = hook_point(model.bridge, Site("attn", layer))
         if not name.startswith(f"blocks.{layer}.attn."):
             raise InputError(
                 f"{model.name} changes what heads write before it joins the stream ({name}), so a head has no direct "

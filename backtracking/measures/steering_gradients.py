@@ -20,7 +20,7 @@ from backtracking.measures.point_activations import PointActivations, Window, wi
 from backtracking.measures.steering_directions import Direction, made, magnitude_one
 from backtracking.measures.tails import GRAPH, Tails, batches
 from backtracking.measures.trigger_reading import trigger_tensor
-from backtracking.model.hooks import hook_point, width_of
+from backtracking.model.hook_names import hook_point, width_of
 from backtracking.model.reasoner import HookedReasoner
 
 

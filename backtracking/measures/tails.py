@@ -15,7 +15,7 @@ from torch import Tensor
 
 from backtracking.core.errors import InputError
 from backtracking.core.sites import Site
-from backtracking.model.hooks import hook_point
+from backtracking.model.hook_names import hook_point
 from backtracking.model.last_position import TOKENS_AT_ONCE, last_logits_only
 from backtracking.model.reasoner import HookedReasoner
 

@@ -9,7 +9,6 @@ pass is, and where the prompt ends) is told to them by `Intervening.locate`.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
-from backtracking.core.errors import InputError, UnknownSiteError
+from backtracking.core.errors import InputError
 from backtracking.core.interventions import (
     Add,
     At,
@@ -32,12 +31,10 @@ from backtracking.core.interventions import (
 )
 from backtracking.core.receipts import Receipt
 from backtracking.core.sites import Site
+from backtracking.model.hook_names import hook_point, width_of
 
 NOWHERE = -1
 """Position of a padding column, and of a row that has finished: no intervention touches it."""
-
-_hook_names: WeakKeyDictionary[TransformerBridge, dict[str, str]] = WeakKeyDictionary()
-"""Full name of each hook point by its names and aliases: the bridge goes through all its modules to say so."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +175,6 @@ def in_stages(
         depth[place] += 1
 
 
-def width_of(bridge: TransformerBridge, site: Site) -> int:
-    """How many numbers the activation at a site has per position."""
-    return int(bridge.cfg.d_model if site.head is None else bridge.cfg.d_head)
-
-
 def site_of(activation: Tensor, site: Site) -> Tensor:
     """The part of a hook point's activation that is the site: one head of it, or all."""
     return activation if site.head is None else activation[:, :, site.head]
@@ -210,31 +202,6 @@ def _changed(activation: Tensor, intervention: SiteIntervention) -> Tensor:
     unit = vector / vector.norm()
     along = (activation * unit).sum(dim=-1, keepdim=True)
     return (activation - along * unit).to(activation.dtype)
-
-
-def hook_point(bridge: TransformerBridge, site: Site) -> str:
-    """The full name of a site's hook point on this model.
-
-    Raises:
-        UnknownSiteError: The model has no such layer, head or hook point.
-    """
-    layers, heads = bridge.cfg.n_layers, bridge.cfg.n_heads
-    if site.layer >= layers:
-        raise UnknownSiteError(f"{site} is out of range: {bridge.cfg.model_name} has layers 0 to {layers - 1}")
-    if site.head is not None and site.head >= heads:
-        raise UnknownSiteError(f"{site} is out of range: {bridge.cfg.model_name} has heads 0 to {heads - 1}")
-    name = full_name(bridge, site.hook_name)
-    if name is None:
-        raise UnknownSiteError(f"{bridge.cfg.model_name} has no hook point {site.hook_name}, which {site} stands for")
-    return name
-
-
-def full_name(bridge: TransformerBridge, hook_name: str) -> str | None:
-    """The full name of a hook point by that or an alias, if the model has it."""
-    names = _hook_names.setdefault(bridge, {})
-    if hook_name not in names:
-        names.update((alias, str(point.name)) for alias, point in bridge.hook_dict.items())
-    return names.get(hook_name)
 
 
 @contextmanager

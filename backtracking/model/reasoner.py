@@ -21,7 +21,8 @@ from backtracking.core.interventions import Intervention, parse_intervention
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting, Variant
 from backtracking.core.sites import Component, Site
-from backtracking.model.hooks import Intervening, full_name, hook_point, intervening
+from backtracking.model.hook_names import full_name, hook_point
+from backtracking.model.hooks import Intervening, intervening
 from backtracking.model.plain import PlainModel
 from backtracking.model.tokens import decode, prompt_ids
 

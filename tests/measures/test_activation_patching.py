@@ -12,7 +12,7 @@ from backtracking.core.sites import Site
 from backtracking.core.statistics import paired_p_value
 from backtracking.measures.activation_patching import activation_patching
 from backtracking.measures.tails import Tails, putting
-from backtracking.model.hooks import hook_point
+from backtracking.model.hook_names import hook_point
 from tests.measures.planted import random_points
 from tests.measures.planted_head import HEAD, LAYER, NEIGHBOUR, head_points, planted_head
 

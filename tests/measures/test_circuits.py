@@ -11,7 +11,7 @@ from backtracking.core.sites import Site
 from backtracking.measures.circuits import find_circuit
 from backtracking.measures.mean_ablation import Ablator, circuit_nodes, mean_activations
 from backtracking.measures.trigger_reading import trigger_tensor
-from backtracking.model.hooks import hook_point
+from backtracking.model.hook_names import hook_point
 from tests.measures.planted import random_points
 from tests.measures.planted_head import HEAD, LAYER, head_points, planted_head
 

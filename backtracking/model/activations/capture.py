@@ -38,7 +38,8 @@ from backtracking.model.activations.shard_writer import Rows
 from backtracking.model.activations.sidecar import DTYPES, Recipe
 from backtracking.model.activations.store import ActivationStore
 from backtracking.model.activations.writer import StoreWriter
-from backtracking.model.hooks import NOWHERE, hook_point, intervening, site_of
+from backtracking.model.hook_names import hook_point
+from backtracking.model.hooks import NOWHERE, intervening, site_of
 from backtracking.model.last_position import last_logits_only
 from backtracking.model.reasoner import HookedReasoner
 

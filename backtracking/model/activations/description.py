@@ -12,7 +12,7 @@ from backtracking.core.interventions import Condition
 from backtracking.core.sites import Site
 from backtracking.model.activations.positions import Chosen
 from backtracking.model.activations.sidecar import DTYPES
-from backtracking.model.hooks import hook_point, width_of
+from backtracking.model.hook_names import hook_point, width_of
 from backtracking.model.reasoner import HookedReasoner
 
 

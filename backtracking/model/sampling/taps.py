@@ -15,7 +15,7 @@ from torch import Tensor
 
 from backtracking.core.completions import Completion
 from backtracking.core.sites import Site
-from backtracking.model.hooks import hook_point, width_of
+from backtracking.model.hook_names import hook_point, width_of
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.packed_cache import Packing
 from backtracking.model.sampling.place_hooks import hooked
