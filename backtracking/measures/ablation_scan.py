@@ -74,8 +74,7 @@ def ablation_scan(
     for indices, logits in _in_groups(next_logits(model, contexts, conditions, prompts=prompts)):
         log_probs = logits.double().log_softmax(-1)
         base = log_probs[:, :1]
-        entropy = (base.exp() * base).sum(-1)
-        kl[indices] = (entropy - (log_probs[:, 1:] @ base.exp().mT)[..., 0]).cpu().numpy()
+        kl[indices] = (base.exp() * (base - log_probs[:, 1:])).sum(-1).cpu().numpy()
         read[:, indices] = _read(log_probs, tokens[indices], triggers).cpu().numpy()
     base, changes = read[:, :, 0], read[:, :, 1:] - read[:, :, :1]
     return AblationScan(

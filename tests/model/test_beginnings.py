@@ -6,6 +6,7 @@ import random
 import pytest
 
 from backtracking.core.interventions import Scale
+from backtracking.model.sampling import context_runs
 from backtracking.model.sampling.beginnings import DEEPER, LEAST, alike, depths, families
 from backtracking.model.sampling.context_runs import planned
 from backtracking.model.sampling.joining import Joining
@@ -59,11 +60,10 @@ def test_a_family_goes_back_to_one_that_is_run_whole(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("share", [True, False])
-def test_every_context_is_run_once_and_behind_what_it_is_copied_from(seed, share):
+def test_every_context_is_run_once_and_behind_what_it_is_copied_from(seed):
     contexts = texts(seed)
     prefixes = [Prefix.of(ids, ()) for ids in contexts] + [Prefix.of(contexts[0], (Scale("mlp.0", 0.0),))]
-    plan = planned(prefixes, share=share)
+    plan = planned(prefixes)
     entries = [run.entry for runs in plan for run in runs]
     assert entries == list(range(len(set(prefixes))))
     assert {run.prefix for runs in plan for run in runs} == set(prefixes)
@@ -73,7 +73,7 @@ def test_every_context_is_run_once_and_behind_what_it_is_copied_from(seed, share
         assert lengths == sorted(lengths)
         for run in runs:
             assert run.copied == 0 or before[run.source].ids[: run.copied] == run.prefix.ids[: run.copied]
-            assert not (run.copied and (run.prefix.spec or not share))
+            assert not (run.copied and run.prefix.spec)
         before |= {run.entry: run.prefix for run in runs}
 
 
@@ -96,3 +96,15 @@ def test_a_row_is_there_when_its_condition_acts_and_begins_as_one_whose_has_not(
         assert place[carrier] < len(set(groups))  # the carriers are in front
         assert there[place[carrier]] == 0
         assert starts[carrier] >= starts[row]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_pass_has_as_much_as_it_may_and_one_run_at_least(seed, monkeypatch):
+    monkeypatch.setattr(context_runs, "LOOKED_AT", 3000)
+    for runs in planned([Prefix.of(ids, ()) for ids in texts(seed)]):
+        found = list(context_runs._passes(runs, 100))
+        assert [run for batch in found for run in batch] == runs
+        for batch in found:
+            lengths = [len(run.ids) for run in batch]
+            looked = len(batch) * max(lengths) * max(len(run.prefix.ids) for run in batch)
+            assert len(batch) == 1 or (sum(lengths) <= 100 and looked <= 3000)

@@ -230,6 +230,56 @@ def test_a_norm_that_takes_more_is_left_alone():
         assert not replaced
 
 
+class Norm(torch.nn.Module):
+    """A root-mean-square norm."""
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.weight, self.eps = torch.nn.Parameter(torch.full((8,), weight)), 1e-6
+
+    def forward(self, hidden):
+        return hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+def replaced_in(module):
+    with fused.installed(torch.nn.Sequential(module)) as replaced:
+        return bool(replaced)
+
+
+def test_a_norm_is_tried_anew_when_what_it_does_has_changed(monkeypatch):
+    norm = Norm()
+    assert replaced_in(norm)
+    assert replaced_in(norm)
+    norm.eps = 0.5
+    assert replaced_in(norm)
+    monkeypatch.setattr(Norm, "forward", lambda self, hidden: hidden * 2)
+    assert not replaced_in(norm)
+    monkeypatch.undo()
+    assert replaced_in(norm)
+
+
+def test_a_norm_is_not_tried_with_weights_under_which_all_look_alike():
+    class Centred(Norm):
+        def forward(self, hidden):
+            return super().forward(hidden - hidden.mean(-1, keepdim=True))
+
+    norm = Centred(0.0)
+    assert not replaced_in(norm)
+    assert not norm.weight.any()
+    assert replaced_in(Norm(0.0))
+
+
+def test_what_somebody_has_put_in_the_place_of_a_norm_is_there_again_afterwards():
+    norm = Norm()
+
+    def own(hidden):
+        return Norm.forward(norm, hidden)
+
+    norm.forward = own
+    assert replaced_in(norm)
+    assert norm.__dict__["forward"] is own
+
+
 def test_without_a_place_to_keep_it_it_is_compiled_all_the_same(monkeypatch):
     real = compiled.njit
 

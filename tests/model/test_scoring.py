@@ -1,21 +1,20 @@
 """Logits under many conditions at once equal those of the bridge under each, one at a time."""
 
+import copy
 from collections import Counter
 
 import pytest
 import torch
 
-from backtracking.core.errors import InputError
+from backtracking.core.errors import InputError, ReceiptError
 from backtracking.core.interventions import BASELINE, At, Ban, Condition, Replace
-from backtracking.model.sampling import context_runs, next_logits, prefixes, scoring
-from backtracking.model.sampling.scored_contexts import (
-    UNEVEN,
-    Reaching,
-    Scored,
-    batches,
-    turns_by_length,
-    with_longer_ones,
-)
+from backtracking.core.problems import Problem
+from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling import context_runs, next_logits, passes, prefixes, sample, scoring
+from backtracking.model.sampling.edits import Edits
+from backtracking.model.sampling.refusals import steady_length
+from backtracking.model.sampling.scored_contexts import UNEVEN, Reaching, Scored, batches, with_longer_ones
+from tests.tiny import tiny_hf, tiny_tokenizer
 
 LONG = [1, 44, 3, 5, 7, 9, 23, 31, 50, 2, 19, 22, 17, 6, 4, 4, 30, 12, 9, 8, 7, 6]
 CONTEXTS = [[1, 5, 9, 30, 12, 7, 18, 33, 21, 40, 11], [1, 8, 8, 31], LONG]
@@ -57,8 +56,8 @@ def test_beginnings_of_one_another_are_run_once_unless_a_condition_reaches_into_
     arms += [Condition("prompt", ["mlp.0*0.5@prompt"])] if reaching else []
     ran = []
 
-    def plan(prefixes, *, share):
-        found = context_runs.planned(prefixes, share=share)
+    def plan(prefixes):
+        found = context_runs.planned(prefixes)
         ran.extend(run.prefix for runs in found for run in runs)
         return found
 
@@ -144,8 +143,8 @@ def test_a_batch_runs_no_more_tokens_than_it_may():
         assert sorted(each.index for batch in found for each in batch) == list(range(len(nested)))
         assert len({each.whole for each in rows}) == runs
         for batch in found:
-            whole = {each.whole for each in batch}
-            assert len(whole) == 1 or len(whole) * max(map(len, whole)) <= 2048
+            kept = {prefix for each in batch for prefix in each.prefixes}
+            assert len(batch) == 1 or runs == 1 or len(kept) * max(len(each.whole) for each in batch) <= 2048
     nested = contexts_of(lengths, text=text)
     others = [each for n in range(40) for each in contexts_of([1000], text=(n + 9000, *text), start=1000 + n)]
     for batch in batches(with_longer_ones(nested + others), most=10**6, tokens=10**9):
@@ -185,10 +184,97 @@ def test_what_reaches_into_a_context_is_what_reaches_into_it_alone(scope, length
     assert together.into(length, prompt) == expected
 
 
-def test_keys_that_turn_by_the_length_of_the_text_are_not_shared(tiny, monkeypatch):
-    assert not turns_by_length(tiny)
-    monkeypatch.setattr(tiny.plain.module.config, "rope_parameters", {"rope_type": "longrope"})
-    assert turns_by_length(tiny)
+def test_keys_that_turn_by_the_length_of_the_text_are_refused_where_they_do(tiny, monkeypatch):
+    config = tiny.plain.module.config
+    assert steady_length(tiny) is None
+    for kind, limit in (("longrope", 12), ("dynamic", config.max_position_embeddings)):
+        parameters = {"rope_type": kind, "original_max_position_embeddings": 12}
+        monkeypatch.setattr(config, "rope_parameters", parameters)
+        assert steady_length(tiny) == limit
+        monkeypatch.setattr(config, "rope_parameters", {"full_attention": parameters, "sliding": {}})
+        assert steady_length(tiny) == limit
+    monkeypatch.setattr(config, "rope_parameters", {"rope_type": "longrope", "original_max_position_embeddings": 12})
+    with pytest.raises(InputError, match="up to 22 tokens; beyond 12 .* score shorter contexts"):
+        list(next_logits(tiny, CONTEXTS, [BASELINE]))
+    problem = Problem(1, "2 + 2", "4")
+    with pytest.raises(InputError, match="lower max_new_tokens, or sample with engine=.bridge."):
+        sample(tiny, [problem], max_new_tokens=60)
+
+
+def test_small_batches_equal_the_bridges(twin, monkeypatch):
+    """Many batches and passes one after another, sites on the stream itself, conditions that reach into the text."""
+    model, generator = twin[0], torch.Generator().manual_seed(4)
+    monkeypatch.setattr(scoring, "ROWS_AT_ONCE", {"cpu": 30})
+    monkeypatch.setattr(scoring, "KEPT", {"cpu": 150})
+    monkeypatch.setattr(context_runs, "TOKENS_AT_ONCE", {"cpu": 40})
+    text = torch.randint(2, 60, (40,), generator=generator).tolist()
+    many = [[*text[:30], 5, *text[:9]], [*text[:30], 9, 9], text, text, [7, *text[:20]], [3, 4, 5]]
+    streams = [f"resid_{side}.{layer}" for side in ("pre", "post") for layer in range(model.cfg.n_layers)]
+    vector = torch.randn(model.cfg.d_model, generator=generator).tolist()
+    arms = [Condition(f"{name} replaced", [Replace(name, vector, "decode")]) for name in streams]
+    arms.append(Condition("two", ["mlp.0*0.5@prompt", "attn.1.h1*0@decode"]))
+    arms.append(Condition("all", ["attn.1*0", Replace("mlp.0", vector, At([2]))]))
+    prompts = [31, 20, 39, 30, 4, 2]
+    found = dict(next_logits(model, many, arms, prompts=prompts))
+    for index, (context, prompt) in enumerate(zip(many, prompts, strict=True)):
+        for row, arm in zip(found[index], arms, strict=True):
+            with model.intervening([*arm.interventions], prompt_lengths=[prompt]):
+                expected = model.logits(context)[0, -1]
+            torch.testing.assert_close(row, expected, atol=5e-4, rtol=5e-4, msg=f"{index} {arm.name}")
+
+
+def test_bfloat16_is_as_far_from_float32_as_the_bridges():
+    module, tokenizer = tiny_hf("qwen2"), tiny_tokenizer()
+    exact = HookedReasoner.from_hf(copy.deepcopy(module), tokenizer, name="exact")
+    model = HookedReasoner.from_hf(module.to(torch.bfloat16), tokenizer, name="bfloat16")
+    arms = [BASELINE, Condition("mlp", ["mlp.1*0@decode"]), Condition("head", ["attn.0.h1*0@decode"])]
+    alike = [LONG, [*LONG[:19], 9, 9]]
+    expected, found = dict(next_logits(exact, alike, arms)), dict(next_logits(model, alike, arms))
+    for index, context in enumerate(alike):
+        bridge = (model.logits(context)[0, -1].float() - exact.logits(context)[0, -1]).abs().mean()
+        assert (found[index] - expected[index]).abs().mean() < 2 * bridge
+
+
+def test_receipts_that_disagree_stop_the_scoring(tiny, monkeypatch):
+    monkeypatch.setattr(Edits, "_act", lambda self, place, activation: activation)
+    with pytest.raises(ReceiptError, match=r"mlp.1\*0@decode touched 0 positions of 11 tokens, not 1"):
+        list(next_logits(tiny, CONTEXTS[:1], [Condition("off", ["mlp.1*0@decode"])]))
+
+
+def test_an_architecture_that_keeps_less_is_refused(tiny, monkeypatch):
+    attend, layers = context_runs.Together.attend, tiny.cfg.n_layers
+
+    def less(self, layer, *given, **named):
+        read = attend(self, layer, *given, **named)
+        self.layers.discard(0)
+        return read
+
+    monkeypatch.setattr(context_runs.Together, "attend", less)
+    with pytest.raises(InputError, match=f"keeps keys and values in {layers - 1} of its {layers} layers"):
+        list(next_logits(tiny, CONTEXTS, [Condition("all", ["mlp.1*0"])]))
+
+
+def test_hooks_are_gone_while_and_after_it_is_read_and_after_an_error(tiny, monkeypatch):
+    def hooks():
+        modules = list(tiny.plain.module.modules())
+        own = sum("forward" in each.__dict__ for each in modules)
+        return own, sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in modules)
+
+    arms = [BASELINE, *(Condition(str(site), [f"{site}*0@decode"]) for site in tiny.sites())]
+    reading = next_logits(tiny, CONTEXTS, arms)
+    next(reading)
+    assert hooks() == (0, 0)
+    reading.close()
+    assert hooks() == (0, 0)
+
+    def broken(*given, **named):
+        assert all(hooks())
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(passes.Decode, "attend", broken)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        list(next_logits(tiny, CONTEXTS, arms))
+    assert hooks() == (0, 0)
 
 
 def test_what_cannot_be_scored_is_refused(tiny):

@@ -46,7 +46,7 @@ class Together:
     last: int | None = None
     """After how many layers all is kept that is wanted; none if what interventions do in the last one is counted."""
     layers: set[int] = field(default_factory=set)
-    _hidden: dict[int | None, Tensor] = field(default_factory=dict)
+    _visible: dict[int | None, Tensor] = field(default_factory=dict)
 
     @cached_property
     def owner(self) -> Int[Tensor, " token"]:
@@ -115,19 +115,22 @@ class Together:
         asked = asked.unflatten(0, (runs, longest)).transpose(1, 2)
         if softcap is None:
             causal = not self._most_copied and (window is None or window >= self._width)
+            group = query.shape[1] // key.shape[1]
+            if not causal and group > 1:  # kernels that take a mask take no groups
+                keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
             read = functional.scaled_dot_product_attention(
                 asked,
                 keys,
                 values,
-                attn_mask=None if causal else ~self._hidden_of(window),
+                attn_mask=None if causal else self._seen(window),
                 is_causal=causal,
                 scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
+                enable_gqa=causal and group > 1,
             )
         else:
             grouped = asked.unflatten(1, (keys.shape[1], -1))
             scores = softcapped((grouped @ keys[:, :, None].transpose(-1, -2)).float() * scaling, softcap)
-            weights = scores.masked_fill_(self._hidden_of(window)[:, None], float("-inf")).softmax(-1)
+            weights = scores.masked_fill_(~self._seen(window)[:, None], float("-inf")).softmax(-1)
             read = (weights.to(query.dtype) @ values[:, :, None]).flatten(1, 2)
         return read.transpose(1, 2).flatten(0, 1).index_select(0, places)[:, None]
 
@@ -146,12 +149,10 @@ class Together:
             found.append(whole.transpose(1, 2))
         return found[0], found[1]
 
-    def _hidden_of(self, window: int | None) -> Bool[Tensor, "run 1 pos column"]:
-        """Which positions are hidden from each token of a run; the same for all layers of a window."""
-        if window not in self._hidden:
-            width, own = self._width, torch.arange(self._longest, device=self.device)
-            # Padding looks back from the last position, so that it sees something.
-            asking = (self._copied[:, None] + own).clamp(max=width - 1)
-            back = asking[:, None, :, None] - torch.arange(width, device=self.device)
-            self._hidden[window] = (back < 0) | (back >= (window or width))
-        return self._hidden[window]
+    def _seen(self, window: int | None) -> Bool[Tensor, "run 1 pos column"]:
+        """Which positions each token of a run looks at; the same for all layers of a window."""
+        if window not in self._visible:
+            asking = self._copied[:, None] + torch.arange(self._longest, device=self.device)
+            back = asking[:, None, :, None] - torch.arange(self._width, device=self.device)
+            self._visible[window] = (back >= 0) & (back < (window or self._width))
+        return self._visible[window]

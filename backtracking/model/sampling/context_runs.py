@@ -16,19 +16,22 @@ from backtracking.model.sampling.beginnings import alike, depths
 from backtracking.model.sampling.context_pass import AllKept, Run, Together
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.packed_cache import PackedCache
-from backtracking.model.sampling.prefixes import TOKENS_AT_ONCE, Prefix, check_kept, forward
+from backtracking.model.sampling.prefixes import TOKENS_AT_ONCE, Prefix, forward
+from backtracking.model.sampling.refusals import check_kept
+
+LOOKED_AT = 2**24
+"""Pairs of a token and a place that attention of a pass may have a mask for."""
 
 
-def planned(prefixes: Sequence[Prefix], *, share: bool) -> list[list[Run]]:
+def planned(prefixes: Sequence[Prefix]) -> list[list[Run]]:
     """How each distinct prefix is run: what one list holds depends on earlier lists alone, and has like lengths.
 
     Args:
         prefixes: As often as there are rows.
-        share: Whether keys are the same in longer texts; only prefixes without interventions are copied.
     """
     distinct = dict.fromkeys(prefixes)
     free = {prefix.ids: prefix for prefix in distinct if not prefix.spec}
-    sources = alike(free) if share else {}
+    sources = alike(free)
     depth = depths(free, sources)
 
     def place(prefix: Prefix) -> tuple[int, int]:
@@ -92,14 +95,15 @@ def _forward(model: HookedReasoner, ids: Int[Tensor, " token"], together: Togeth
 
 
 def _passes(runs: Sequence[Run], tokens: int) -> Iterator[list[Run]]:
-    """Runs of so many tokens together, and one at least."""
+    """Runs of so many tokens together, with so many places that attention looks at, and one at least."""
     batch: list[Run] = []
-    held = 0
+    held, width = 0, 0
     for run in runs:
-        length = len(run.ids)
-        if batch and held + length > tokens:
+        length, width = len(run.ids), max(width, len(run.prefix.ids))
+        # The last is the longest run.
+        if batch and (held + length > tokens or (len(batch) + 1) * length * width > LOOKED_AT):
             yield batch
-            batch, held = [], 0
+            batch, held, width = [], 0, len(run.prefix.ids)
         batch.append(run)
         held += length
     yield batch

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from backtracking.core.errors import InputError
 from backtracking.core.interventions import Intervention, SiteIntervention
 from backtracking.core.receipts import Receipt
 from backtracking.model.hooks import in_stages
@@ -21,6 +22,7 @@ from backtracking.model.plain import Place
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.packed_cache import Packing
 from backtracking.model.sampling.place_hooks import hooked
+from backtracking.model.sampling.refusals import SLOWER
 from backtracking.model.sampling.stages import Stage, compiled_stage
 
 Spec = tuple[Intervention, ...]
@@ -147,6 +149,11 @@ class Edits:
         return found
 
     def _act(self, place: str, activation: Tensor) -> Tensor:
+        if activation.ndim != 3:
+            raise InputError(
+                f"what passes {place} of this model has the shape {tuple(activation.shape)}, not row, position and "
+                f"width, so the packed engine cannot tell whose it is; {SLOWER}"
+            )
         for stage in self._stages[place]:
             activation = stage.act(activation)
         return activation

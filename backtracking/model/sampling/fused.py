@@ -26,30 +26,32 @@ ROTARY = "apply_rotary_pos_emb"
 _EPSILON = ("variance_epsilon", "eps")
 """And the number that a norm adds."""
 _ONE, _NONE = np.float32(1), np.float32(0)
-_tried: WeakKeyDictionary[nn.Module, dict[float, bool]] = WeakKeyDictionary()
-"""Whether a module was found to be such a norm, by its epsilon."""
+_tried: WeakKeyDictionary[nn.Module, dict[tuple[float, int, Any], bool]] = WeakKeyDictionary()
+"""Whether a module was found to be such a norm, by its epsilon, its width and its class's forward."""
 
 
 @contextmanager
 def installed(module: nn.Module) -> Iterator[list[str]]:
     """Replace the parts of a model inside the block, which one thread at a time may enter; says which."""
-    norms: list[tuple[nn.Module, str]] = []
+    norms: list[tuple[nn.Module, str, Any]] = []
     sources: list[tuple[Any, str, Any]] = []
     try:
         for name, part in module.named_modules():
             if (epsilon := _epsilon_of(part)) is not None:
+                norms.append((part, name, part.__dict__.get("forward")))
                 part.forward = _normalizing(part, epsilon)
-                norms.append((part, name))
         for name in sorted({type(part).__module__ for part in module.modules()}):
             source = sys.modules.get(name)
             function: Callable[..., Any] | None = getattr(source, ROTARY, None)
             if function is not None and _is_rotary(function):
                 setattr(source, ROTARY, _rotating(function))
                 sources.append((source, name, function))
-        yield [name for _, name in norms] + [name for _, name, _ in sources]
+        yield [name for _, name, _ in norms] + [name for _, name, _ in sources]
     finally:
-        for part, _ in norms:
+        for part, _, own in norms:
             part.__dict__.pop("forward", None)
+            if own is not None:
+                part.forward = own
         for source, _, function in sources:
             setattr(source, ROTARY, function)
 
@@ -175,29 +177,40 @@ def _rotating(before: Callable[..., Any]) -> Callable[..., Any]:
     return rotate
 
 
+@torch.inference_mode()
 def _epsilon_of(norm: nn.Module) -> float | None:
     """The epsilon of a root-mean-square norm, if this module is shown to be one."""
     weight = getattr(norm, "weight", None)
     epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
-    if epsilon is None or not isinstance(weight, Tensor) or weight.ndim != 1 or not serves(weight):
+    if epsilon is None or not isinstance(weight, nn.Parameter) or weight.ndim != 1 or not serves(weight):
         return None
     alone = sum(1 for _ in norm.parameters()) == 1 and next(norm.children(), None) is None
     if not alone or len(inspect.signature(norm.forward).parameters) != 1:
         return None
     if "forward" in norm.__dict__:  # somebody has replaced it, and may again
-        return epsilon if _is_norm(norm.forward, weight, epsilon) else None
-    shown = _tried.setdefault(norm, {})
-    if epsilon not in shown:
-        shown[epsilon] = _is_norm(norm.forward, weight, epsilon)
-    return epsilon if shown[epsilon] else None
+        return epsilon if _is_norm(norm, epsilon) else None
+    case, shown = (epsilon, len(weight), type(norm).forward), _tried.setdefault(norm, {})
+    if case not in shown:
+        shown[case] = _is_norm(norm, epsilon)
+    return epsilon if shown[case] else None
 
 
-@torch.inference_mode()
-def _is_norm(forward: Callable[[Tensor], Tensor], weight: Tensor, epsilon: float) -> bool:
-    """Whether that divides each row by the root of its mean square (and epsilon), and multiplies with the weights."""
-    rows = _numbers(4, len(weight))
+def _is_norm(norm: nn.Module, epsilon: float) -> bool:
+    """Whether it divides each row by the root of its mean square (and epsilon), and multiplies with the weights.
+
+    It is tried with other weights than its own, under which it might look like one: if they are 0, say.
+    """
+    own = norm._parameters.get("weight")
+    if own is None:  # it is computed
+        return False
+    rows, weight = _numbers(4, len(own)), _numbers(len(own) + 1)[1:]
+    norm._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+    try:
+        found = norm.forward(rows)
+    finally:
+        norm._parameters["weight"] = own
     expected = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon) * weight
-    return torch.allclose(forward(rows), expected, rtol=1e-5, atol=1e-6)
+    return torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @cache

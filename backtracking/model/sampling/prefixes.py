@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from backtracking.core.errors import InputError
 from backtracking.core.interventions import At, Ban, Intervention
 from backtracking.model.hooks import NOWHERE
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.packed_cache import PackedCache, Packing
 from backtracking.model.sampling.passes import Prefill
+from backtracking.model.sampling.refusals import check_kept
 
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 65536}
 AHEAD = 16
@@ -147,15 +147,6 @@ def forward(
     options: dict[str, Any] = {} if keep is None else {"logits_to_keep": keep}
     found = model.plain.module(input_ids=ids, position_ids=positions, use_cache=False, packed=passing, **options)
     return found.logits
-
-
-def check_kept(model: HookedReasoner, layers: int) -> None:
-    """Refuse an architecture that keeps keys and values in some layers only."""
-    if layers != model.cfg.n_layers:
-        raise InputError(
-            f"{model.name} keeps keys and values in {layers} of its {model.cfg.n_layers} layers, so the packed engine "
-            'cannot run it; sample with engine="bridge", which is slower'
-        )
 
 
 def reaches(intervention: Intervention, length: int, prompt: int) -> bool:

@@ -13,6 +13,7 @@ from backtracking.model.sampling import bridge_engine
 from backtracking.model.sampling.memory import MemoryPlan, plan_memory
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, default_rows, plan_rows, units
 from backtracking.model.sampling.prefixes import Prefix
+from backtracking.model.sampling.refusals import SLOWER, check_length, check_one_device
 from backtracking.model.sampling.shares import run_in_shares, shares_for
 
 Engine = Literal["packed", "bridge"]
@@ -135,13 +136,14 @@ def sample_units(
     """
     if engine not in get_args(Engine):
         raise InputError(f"unknown engine {engine!r}; use {' or '.join(get_args(Engine))}")
-    if engine == "packed" and len(model.devices) > 1:
-        raise InputError(
-            f"{model.name} is spread over {', '.join(map(str, model.devices))}, and the packed engine needs one "
-            "device; sample with engine: bridge, which is slower, or load a smaller or quantized model on one GPU"
-        )
+    if engine == "packed":
+        check_one_device(model)
     for number, unit in enumerate(work):
         if engine == "packed":
+            longest = max((len(row.prompt_ids) for row in unit), default=0) + settings.max_new_tokens
+            check_length(
+                model, longest, "a completion with its prompt", f"lower max_new_tokens, or {SLOWER} and rows=1"
+            )
             yield number, run_in_shares(model, unit, settings, seats=seats, shares=shares)
             continue
         parts = units(unit, seats or len(unit))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from backtracking.core.interventions import At, Ban
-from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.beginnings import alike, families
 from backtracking.model.sampling.edits import Spec
 from backtracking.model.sampling.prefixes import Prefix, reaches
@@ -102,25 +101,21 @@ def batches(contexts: Sequence[Scored], *, most: int, tokens: int) -> Iterator[l
     """
     batch: list[Scored] = []
     served: Counter[tuple[int, ...]] = Counter()
+    runs: set[Prefix] = set()
     longest, crowd = 0, 0
     wholes = {each.whole for each in contexts}
     family = families(wholes, alike(wholes))
     for each in sorted(contexts, key=lambda each: (each.fed, *family[each.whole], each.whole, len(each.ids))):
         served[each.whole] += 1
+        runs.update(each.prefixes)
         longest = max(longest, len(each.whole))
         crowd = max(crowd, served[each.whole])
         uneven = len(served) * crowd > UNEVEN * (len(batch) + 1)
-        full = len(batch) == most or len(served) * longest > tokens or uneven
+        full = len(batch) == most or len(runs) * longest > tokens or uneven
         if batch and (full or batch[0].fed != each.fed):
             yield batch
-            batch, served, longest, crowd = [], Counter([each.whole]), len(each.whole), 1
+            batch, served, runs = [], Counter([each.whole]), set(each.prefixes)
+            longest, crowd = len(each.whole), 1
         batch.append(each)
     if batch:
         yield batch
-
-
-def turns_by_length(model: HookedReasoner) -> bool:
-    """Whether rotary embeddings depend on how long the text is: then a shorter one has keys of its own."""
-    config = model.plain.module.config
-    said = str([getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")])
-    return "longrope" in said or "dynamic" in said

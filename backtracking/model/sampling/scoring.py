@@ -25,11 +25,14 @@ from backtracking.model.sampling.joining import Joining, blocks_of, first_blocks
 from backtracking.model.sampling.packed_cache import PackedCache
 from backtracking.model.sampling.passes import Decode, Seating
 from backtracking.model.sampling.prefixes import forward
-from backtracking.model.sampling.scored_contexts import Reaching, Scored, batches, turns_by_length, with_longer_ones
+from backtracking.model.sampling.refusals import check_length, check_one_device
+from backtracking.model.sampling.scored_contexts import Reaching, Scored, batches, with_longer_ones
 
 ROWS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
+LOGITS_AT_ONCE = {"cpu": 2**26, "cuda": 2**29}
+"""Rows times vocabulary."""
 KEPT = {"cpu": 8192, "cuda": 131072}
-"""Tokens whose keys and values are kept at once."""
+"""Tokens whose keys and values are kept at once, if those of one context are not more."""
 NONE = Tally(0, 0.0)
 FED_AT_MOST = 16
 """Sampled tokens of a context that are fed one by one, all conditions together; more of them are run at once
@@ -59,7 +62,7 @@ def next_logits(
         which they are run.
 
     Raises:
-        InputError: A context that is too short or too long, a ban, or a window.
+        InputError: A context that is too short or too long, a ban, a window, or a model on several devices.
         ReceiptError: An intervention touched other positions than it should have.
     """
     lengths = [len(context) - 1 for context in contexts] if prompts is None else list(prompts)
@@ -74,11 +77,9 @@ def next_logits(
         Scored(index, tuple(context), prompt, steps, reaching.into(len(context) - steps, prompt))
         for index, (context, prompt, steps) in enumerate(zip(contexts, lengths, fed, strict=True))
     ]
-    share = not turns_by_length(model)
-    if share:
-        rows = with_longer_ones(rows)
-    scoring = _Scoring.of(model, specs, [spec for each in rows for spec in each.inside], share=share)
-    for batch in batches(rows, most=max(1, ROWS_AT_ONCE[kind] // len(conditions)), tokens=KEPT[kind]):
+    scoring = _Scoring.of(model, specs, [spec for each in rows for spec in each.inside])
+    at_once = min(ROWS_AT_ONCE[kind], LOGITS_AT_ONCE[kind] // int(model.cfg.d_vocab)) // len(conditions)
+    for batch in batches(with_longer_ones(rows), most=max(1, at_once), tokens=KEPT[kind]):
         yield from zip([each.index for each in batch], scoring.logits(batch), strict=True)
 
 
@@ -94,31 +95,27 @@ class _Scoring:
     blocks: Sequence[nn.Module]
     first: Sequence[int]
     """Block in which each of them first acts."""
-    share: bool
-    """Whether keys are the same in longer texts."""
 
     @classmethod
-    def of(
-        cls, model: HookedReasoner, conditions: Sequence[Spec], inside: Sequence[Spec], *, share: bool
-    ) -> "_Scoring":
+    def of(cls, model: HookedReasoner, conditions: Sequence[Spec], inside: Sequence[Spec]) -> "_Scoring":
         """Compile them."""
         specs = {spec: index for index, spec in enumerate(dict.fromkeys([*inside, *conditions]))}
         edits, blocks = Edits(model, list(specs)), blocks_of(model)
-        return cls(model, conditions, specs, edits, blocks, first_blocks(edits, blocks), share)
+        return cls(model, conditions, specs, edits, blocks, first_blocks(edits, blocks))
 
     @cached_property
     def numbers(self) -> list[int]:
         """Of the conditions."""
         return [self.specs[spec] for spec in self.conditions]
 
-    def logits(self, contexts: Sequence[Scored]) -> Float[Tensor, "context condition vocab"]:
-        """Run the contexts, and the tokens that are fed after them under every condition."""
+    def logits(self, contexts: Sequence[Scored]) -> Iterator[Float[Tensor, "condition vocab"]]:
+        """Run the contexts, and the tokens that are fed after them under every condition; for each in turn its own."""
         joining = Joining.of(
             [context for context in range(len(contexts)) for _ in self.numbers],
             [self.first[number] for _ in contexts for number in self.numbers],
             len(self.blocks),
         )
-        plan = planned([prefix for each in contexts for prefix in each.prefixes], share=self.share)
+        plan = planned([prefix for each in contexts for prefix in each.prefixes])
         kept = {run.prefix: run.entry for runs in plan for run in runs}
         everyone = [(each, condition, entry) for each in contexts for condition, entry in enumerate(each.entries(kept))]
         rows = [everyone[row] for row in joining.order]
@@ -135,9 +132,9 @@ class _Scoring:
                 logits, after = self._fed(rows, cache)
         for (each, condition, entry), tally in zip(rows, after, strict=True):
             self._check_receipts(each, condition, before[entry], tally)
-        found = torch.empty_like(logits)
-        found[torch.tensor(joining.order, device=logits.device)] = logits
-        return found.unflatten(0, (len(contexts), len(self.numbers)))
+        places = torch.tensor(joining.order, device=logits.device).argsort().view(len(contexts), len(self.numbers))
+        for of_context in places:
+            yield logits[of_context].float()
 
     def _fed(
         self, rows: Sequence[tuple[Scored, int, int]], cache: PackedCache
@@ -150,16 +147,16 @@ class _Scoring:
         prompts = torch.tensor([each.prompt for each, _, _ in rows], device=device)
         tokens = torch.tensor([each.ids[-steps:] for each, _, _ in rows], device=device)
         seating = Seating.of(entries, lengths, torch.zeros_like(lengths))
-        none, last, logits = torch.zeros(0, dtype=torch.long, device=device), None, torch.zeros(0)
+        logits, nothing = torch.zeros(0), torch.zeros(0, dtype=torch.long, device=device)
         edits.count_from_zero(len(rows))
         for step in range(steps):
             positions = lengths + step
             edits.bind(own, positions[:, None], prompts)
-            keep = none if step + 1 < steps else last
+            keep = nothing if step + 1 < steps else None
             passing = Decode(cache, seating, positions)
             logits = forward(self.model, tokens[:, step : step + 1], positions[:, None], passing, keep=keep)
             cache.filled += 1
-        return logits[:, -1].float(), edits.counted(torch.arange(len(rows), device=device), own.tolist())
+        return logits[:, -1], edits.counted(torch.arange(len(rows), device=device), own.tolist())
 
     def _check_receipts(
         self, each: Scored, condition: int, before: Mapping[str, Tally], after: Mapping[str, Tally]
@@ -198,3 +195,6 @@ def _check(
             raise InputError(f"a context has {len(context)} tokens; {model.name} takes 2 to {model.context}")
         if not 1 <= prompt <= len(context):
             raise InputError(f"a prompt of {prompt} tokens does not fit a context of {len(context)}")
+    check_one_device(model)
+    remedy = "score shorter contexts, or one at a time with model.intervening(...) and model.logits(...)"
+    check_length(model, max(map(len, contexts)), "a context", remedy)
