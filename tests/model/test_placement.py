@@ -12,7 +12,7 @@ from backtracking.core.sites import Site
 from backtracking.experiments.config import Config
 from backtracking.model.loading import load_model
 from backtracking.model.placement import require_no_offload
-from backtracking.model.sampling import sample
+from backtracking.model.sampling import next_logits, sample
 from backtracking.model.self_check import self_check
 
 ARMS = (BASELINE, Condition("off", [Scale(Site("mlp", 1), 0.0, "decode")]))
@@ -72,8 +72,10 @@ def test_a_model_of_which_a_part_was_put_away_is_refused():
 def test_the_packed_engine_refuses_a_model_on_several_devices(tiny, problems, monkeypatch):
     split = property(lambda self: (torch.device("cuda:0"), torch.device("cuda:1")))
     monkeypatch.setattr(type(tiny), "devices", split)
-    with pytest.raises(InputError, match=r"spread over cuda:0, cuda:1.* engine: bridge"):
+    with pytest.raises(InputError, match=r"spread over cuda:0, cuda:1.* engine=.bridge."):
         sample(tiny, problems, **OPTIONS)
+    with pytest.raises(InputError, match=r"spread over cuda:0, cuda:1"):
+        list(next_logits(tiny, [[1, 2, 3]], [BASELINE]))
 
 
 def test_the_config_takes_a_placement():
