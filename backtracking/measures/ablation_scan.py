@@ -40,8 +40,8 @@ def ablation_scan(
 ) -> AblationScan:
     """Scale every site at every decision point and see what becomes of the trigger.
 
-    Contexts are run once each, or together with one that they begin, and their logits under all conditions leave memory
-    before the next batch.
+    Contexts are run once each, or together with others that begin alike, and their logits under all conditions leave
+    memory as soon as some of them (`READ_AT_ONCE`) are read.
 
     Args:
         model: The reasoner that wrote the completions.

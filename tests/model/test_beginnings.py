@@ -9,7 +9,6 @@ from backtracking.core.interventions import Scale
 from backtracking.model.sampling import context_runs
 from backtracking.model.sampling.beginnings import DEEPER, LEAST, alike, depths, families
 from backtracking.model.sampling.context_runs import planned
-from backtracking.model.sampling.joining import Joining
 from backtracking.model.sampling.prefixes import Prefix
 
 
@@ -75,27 +74,6 @@ def test_every_context_is_run_once_and_behind_what_it_is_copied_from(seed):
             assert run.copied == 0 or before[run.source].ids[: run.copied] == run.prefix.ids[: run.copied]
             assert not (run.copied and run.prefix.spec)
         before |= {run.entry: run.prefix for run in runs}
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_a_row_is_there_when_its_condition_acts_and_begins_as_one_whose_has_not(seed):
-    chance = random.Random(seed)
-    blocks, many = chance.randrange(7), chance.randrange(1, 30)
-    groups = [chance.randrange(4) for _ in range(many)]
-    starts = [chance.randrange(blocks + 1) for _ in range(many)]
-    joining = Joining.of(groups, starts, blocks)
-    assert sorted(joining.order) == list(range(many))
-    assert len(joining.counts) == blocks
-    assert not blocks or joining.counts[-1] == many
-    place = {row: index for index, row in enumerate(joining.order)}
-    there = [next((b for b, count in enumerate(joining.counts) if index < count), 0) for index in range(many)]
-    for index, row in enumerate(joining.order):
-        assert there[index] <= max(0, starts[row])
-        carrier = joining.order[joining.carriers[index]]
-        assert groups[carrier] == groups[row]
-        assert place[carrier] < len(set(groups))  # the carriers are in front
-        assert there[place[carrier]] == 0
-        assert starts[carrier] >= starts[row]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+import transformers as hf
 
 from backtracking.core.errors import InputError, ReceiptError
 from backtracking.core.interventions import BASELINE, At, Ban, Condition, Replace
@@ -252,6 +253,31 @@ def test_an_architecture_that_keeps_less_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(context_runs.Together, "attend", less)
     with pytest.raises(InputError, match=f"keeps keys and values in {layers - 1} of its {layers} layers"):
         list(next_logits(tiny, CONTEXTS, [Condition("all", ["mlp.1*0"])]))
+
+
+def test_a_site_whose_rows_cannot_be_told_apart_is_refused():
+    """OPT hands the MLP rows and positions together."""
+    config = hf.OPTConfig(
+        vocab_size=len(tiny_tokenizer()), hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, word_embed_proj_dim=32,
+    )  # fmt: skip
+    model = HookedReasoner.from_hf(hf.OPTForCausalLM(config), tiny_tokenizer(), name="tiny-opt")
+    with pytest.raises(InputError, match=r"has the shape .*, not row, position and width.*engine=.bridge."):
+        list(next_logits(model, CONTEXTS, [BASELINE, Condition("off", ["mlp.1*0@decode"])]))
+
+
+def test_texts_that_longrope_leaves_alone_equal_the_bridges():
+    """Up to the length at which it changes; see `steady_length`."""
+    module = tiny_hf("llama")
+    factors = {"short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [4.0, 5.0, 6.0, 7.0], "rope_theta": 10000.0}
+    config = copy.deepcopy(module.config)
+    config.rope_parameters = {"rope_type": "longrope", "original_max_position_embeddings": 24, "factor": 2.0, **factors}
+    model = HookedReasoner.from_hf(type(module)(config), tiny_tokenizer(), name="long")
+    found = dict(next_logits(model, CONTEXTS, [BASELINE, Condition("off", ["mlp.1*0@decode"])]))
+    for index, context in enumerate(CONTEXTS):
+        torch.testing.assert_close(found[index][0], model.logits(context)[0, -1], atol=2e-4, rtol=2e-4)
+    with pytest.raises(InputError, match="beyond 24"):
+        list(next_logits(model, [*CONTEXTS, LONG + LONG], [BASELINE]))
 
 
 def test_hooks_are_gone_while_and_after_it_is_read_and_after_an_error(tiny, monkeypatch):

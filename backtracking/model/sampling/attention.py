@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from backtracking.core.errors import InputError
+from backtracking.model.sampling.refusals import SLOWER
 
 NAME = "backtracking_packed"
 _HARMLESS = {"position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states", "cache_position"}
@@ -61,8 +62,7 @@ def packed_attention(
     if packed is None or attention_mask is not None or dropout or unknown:
         asked = ", ".join(unknown) or "a mask, dropout, or no cache of ours"
         raise InputError(
-            f"{type(module).__name__} asks of its attention what the packed engine does not compute ({asked}); "
-            'sample with engine="bridge", which is slower'
+            f"{type(module).__name__} asks of its attention what the packed engine does not compute ({asked}); {SLOWER}"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     layer = module.layer_idx
@@ -80,7 +80,7 @@ def use_packed_attention(module: PreTrainedModel) -> None:
     if not module._supports_attention_backend:
         raise InputError(
             f"{type(module).__name__} has no attention that transformers lets one replace, so the packed engine "
-            'cannot run it; sample with engine="bridge", which is slower'
+            f"cannot run it; {SLOWER}"
         )
     AttentionInterface.register(NAME, packed_attention)
     if module.config._attn_implementation != NAME:

@@ -33,7 +33,10 @@ class Run:
 
 
 class AllKept(Exception):  # noqa: N818
-    """Ends a pass of which nothing more is wanted: what comes out of the last layer is not read."""
+    """Ends a pass of which nothing more is wanted: what comes out of the last layer is not read.
+
+    transformers has no way to stop a forward pass at a layer.
+    """
 
 
 @dataclass

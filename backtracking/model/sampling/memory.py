@@ -30,7 +30,7 @@ class MemoryPlan:
     prefixes: int
     """Keys and values of the prompts."""
     workspace: int
-    """Logits and the activations of one layer."""
+    """Logits or the activations of one layer, and what libraries keep."""
     free: int
     """Memory that was free."""
     captured: int = 0

@@ -21,8 +21,6 @@ BLOCK = 32
 """Columns by which the room for sampled tokens grows; between two growths nothing is moved."""
 READ = 8
 """Columns by which what is read of that room grows: matrix kernels are prepared anew for every shape."""
-
-
 MAPPED = 2**23
 """Bytes from which a room is memory of its own."""
 

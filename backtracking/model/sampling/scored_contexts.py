@@ -36,7 +36,7 @@ class Reaching:
 
 @dataclass(frozen=True)
 class Scored:
-    """Tokens, how many of them are the prompt, and how many are fed one by one after the rest."""
+    """A context: its tokens, how many of them are the prompt, and how many are fed one by one after the rest."""
 
     index: int
     ids: tuple[int, ...]

@@ -3,7 +3,8 @@
 An ablation scan asks the same of every context under every layer's ablation. The context is run
 once; the step that follows holds one row per condition, and all read the same cache. Contexts that are
 beginnings of one another, as those of the events of one completion are, are run once together; those that
-begin alike, as completions of one prompt do, share what they begin with.
+begin alike, as completions of one prompt do, share what they begin with. Rows of one context are one row
+until their conditions act.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +30,12 @@ from backtracking.model.sampling.refusals import check_length, check_one_device
 from backtracking.model.sampling.scored_contexts import Reaching, Scored, batches, with_longer_ones
 
 ROWS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
+"""Contexts times conditions."""
 LOGITS_AT_ONCE = {"cpu": 2**26, "cuda": 2**29}
 """Rows times vocabulary."""
 KEPT = {"cpu": 8192, "cuda": 131072}
 """Tokens whose keys and values are kept at once, if those of one context are not more."""
-NONE = Tally(0, 0.0)
+_NONE = Tally(0, 0.0)
 FED_AT_MOST = 16
 """Sampled tokens of a context that are fed one by one, all conditions together; more of them are run at once
 with the prompt, once for each condition that reaches into them."""
@@ -162,7 +164,7 @@ class _Scoring:
         self, each: Scored, condition: int, before: Mapping[str, Tally], after: Mapping[str, Tally]
     ) -> None:
         for name, intervention in self._named[condition]:
-            touched = (before.get(name, NONE) + after.get(name, NONE)).positions
+            touched = (before.get(name, _NONE) + after.get(name, _NONE)).positions
             if touched != (wanted := _wanted(intervention, len(each.ids), each.prompt)):
                 raise ReceiptError(f"{name} touched {touched} positions of {len(each.ids)} tokens, not {wanted}")
 

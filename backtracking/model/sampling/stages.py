@@ -4,6 +4,7 @@ A row without an intervention there has gain 1, which changes nothing, bit for b
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,9 +44,7 @@ class Stage:
     """At one place, the k-th intervention of every condition that has one."""
 
     interventions: tuple[SiteIntervention | None, ...]
-    """By condition,"""
-    names: tuple[str, ...]
-    """and their text forms."""
+    """By condition."""
     gain: Float[Tensor, "condition width"]
     direction: Float[Tensor, "condition d"] | None
     offset: Float[Tensor, "condition d"] | None
@@ -59,6 +58,11 @@ class Stage:
     bound: _Bound | None = None
     touched: Float[Tensor, " row"] = field(default_factory=lambda: torch.zeros(0))
     change: Float[Tensor, " row"] = field(default_factory=lambda: torch.zeros(0))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Text form of each intervention, empty where there is none."""
+        return tuple("" if each is None else str(each) for each in self.interventions)
 
     @property
     def by_position(self) -> bool:
@@ -155,7 +159,6 @@ def compiled_stage(model: HookedReasoner, found: dict[int, SiteIntervention], sp
     every: list[SiteIntervention | None] = [found.get(spec) for spec in range(specs)]
     return Stage(
         tuple(every),
-        tuple("" if intervention is None else str(intervention) for intervention in every),
         gain.float().to(device),
         direction.float().to(device) if bool(direction.any()) else None,
         offset.float().to(device) if bool(offset.any()) else None,
