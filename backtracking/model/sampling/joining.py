@@ -87,7 +87,7 @@ def first_blocks(edits: Edits, blocks: Sequence[nn.Module]) -> list[int]:
 
 
 def _entering(carriers: Int[Tensor, " row"], count: int) -> Any:
-    """A hook that cuts or grows what goes into a block to so many rows, and cuts other tensors that hold all of them."""
+    """A hook that cuts or grows what goes into a block to so many rows, and cuts other tensors that hold all."""
     rows = len(carriers)
 
     def part(value: Any) -> Any:
