@@ -132,7 +132,7 @@ def sample_units(
         shares: Into how many batches a unit is cut, of the packed engine; see `shares_for`.
 
     Raises:
-        InputError: No such engine, or one that cannot run the architecture or a model on several devices.
+        InputError: No such engine, or one that cannot run the architecture, texts that long, or a model on several devices.
     """
     if engine not in get_args(Engine):
         raise InputError(f"unknown engine {engine!r}; use {' or '.join(get_args(Engine))}")
@@ -141,9 +141,8 @@ def sample_units(
     for number, unit in enumerate(work):
         if engine == "packed":
             longest = max((len(row.prompt_ids) for row in unit), default=0) + settings.max_new_tokens
-            check_length(
-                model, longest, "a completion with its prompt", f"lower max_new_tokens, or {SLOWER} and rows=1"
-            )
+            remedy = f"lower max_new_tokens, or {SLOWER}, one row at once (rows=1)"
+            check_length(model, longest, "a completion with its prompt", remedy)
             yield number, run_in_shares(model, unit, settings, seats=seats, shares=shares)
             continue
         parts = units(unit, seats or len(unit))
