@@ -132,7 +132,8 @@ def sample_units(
         shares: Into how many batches a unit is cut, of the packed engine; see `shares_for`.
 
     Raises:
-        InputError: No such engine, or one that cannot run the architecture, texts that long, or a model on several devices.
+        InputError: No such engine, or one that cannot run the architecture, such long texts, or a model on several
+            devices.
     """
     if engine not in get_args(Engine):
         raise InputError(f"unknown engine {engine!r}; use {' or '.join(get_args(Engine))}")
