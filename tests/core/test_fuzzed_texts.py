@@ -1,6 +1,5 @@
 """Any text is read without an exception and in time that grows with its length, no faster."""
 
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -22,7 +22,7 @@ LANES = 16
 """Numbers in the widest register."""
 LEAST = np.float32(-87.0)
 """Of less than this, e to its power is not a normal number."""
-_SOURCES = ("compiled.py", "noise.py", "step_attention.py", "step_choice.py", "fused.py")
+_SOURCES = ("compiled.py", "registers.py", "noise.py", "step_attention.py", "step_choice.py", "fused.py")
 _WORTH = 2**18
 """Numbers to go through that are worth a thread of their own."""
 _FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}  # without the assumption that nothing is NaN or infinite
@@ -89,19 +89,6 @@ def over_rows(kernel: Callable[..., None], rows: int, work: int, *arguments: Any
 def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
     """Threads of this process: a forked one needs its own."""
     return ThreadPoolExecutor(threads)
-
-
-@compiled
-def largest(numbers: Any) -> Any:
-    """The largest of the numbers that are numbers; four at a time, since each comparison waits for the one before."""
-    four = np.uint64(len(numbers) // 4 * 4)
-    a = b = c = d = np.float32(-np.inf)
-    for i in range(np.uint64(0), four, np.uint64(4)):
-        a, b = max(a, numbers[i]), max(b, numbers[i + np.uint64(1)])
-        c, d = max(c, numbers[i + np.uint64(2)]), max(d, numbers[i + np.uint64(3)])
-    for i in range(four, np.uint64(len(numbers))):
-        a = max(a, numbers[i])
-    return max(max(a, b), max(c, d))
 
 
 @compiled

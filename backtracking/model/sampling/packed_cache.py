@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from backtracking.model.sampling.compiled import LANES, serves
+from backtracking.model.sampling.compiled import LANES
 
 BLOCK = 32
 """Columns by which the room for sampled tokens grows; between two growths nothing is moved."""
@@ -29,7 +29,7 @@ MAPPED = 2**23
 class KeyValues:
     """Keys and values of one layer, laid out so that products with them are fast.
 
-    Columns lie beside one another, which suits products with keys everywhere; of values, only what compiled loops do.
+    Of keys the columns lie beside one another, of values the numbers of a head: values are stored transposed.
     """
 
     keys: Float[Tensor, "entry kv_head d_head column"]
@@ -44,12 +44,12 @@ class KeyValues:
         columns = -(-columns // LANES) * LANES
         shape, turned = (entries, heads, width, columns), (entries, heads, columns, width)
         if like.is_cpu and math.prod(shape) * like.itemsize >= MAPPED and hasattr(mmap, "MAP_ANONYMOUS"):
-            rooms = _mapped(shape, like.dtype), _mapped(shape if serves(like) else turned, like.dtype)
+            rooms = _mapped(shape, like.dtype), _mapped(turned, like.dtype)
         else:
-            rooms = like.new_empty(shape), like.new_empty(shape if serves(like) else turned)
-            for each, axis in zip(rooms, (3, 3 if serves(like) else 2), strict=True):
+            rooms = like.new_empty(shape), like.new_empty(turned)
+            for each, axis in zip(rooms, (3, 2), strict=True):
                 each.narrow(axis, empty, columns - empty).zero_()
-        return cls(rooms[0], rooms[1] if serves(like) else rooms[1].transpose(2, 3))
+        return cls(rooms[0], rooms[1].transpose(2, 3))
 
     def move(self, source: Int[Tensor, " some"], target: Int[Tensor, " some"]) -> None:
         """Copy entries over others, whose content is no longer needed."""
@@ -83,8 +83,8 @@ class KeyValues:
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same memory, for compiled loops."""
-        return self.keys.numpy(), self.values.numpy()
+        """The same memory as it lies, for compiled loops: values are `entry kv_head column d_head`."""
+        return self.keys.numpy(), self.values.transpose(2, 3).numpy()
 
 
 def _mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

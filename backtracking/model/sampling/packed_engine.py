@@ -79,7 +79,7 @@ def prepare() -> None:
     one, row = (
         torch.zeros(shape, dtype=kind, device="cpu") for shape, kind in (((1, 1, 1, 8), torch.float32), (1, torch.long))
     )
-    room = tuple(np.zeros((1, 1, 8, LANES), np.float32) for _ in range(2))
+    room = np.zeros((1, 1, 8, LANES), np.float32), np.zeros((1, 1, LANES, 8), np.float32)
     where = step_attention.Where(*(row.numpy() for _ in range(4)))
     step_attention.attend(one, one, one, prompts=room, own=room, where=where, filled=0, window=None, scaling=1.0)
     step_choice.sampled(one[0, 0], temperature=1.0, top_p=0.5, keys=row, positions=row)

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from backtracking.model.sampling import noise
-from backtracking.model.sampling.compiled import compiled, exponentials, largest, over_rows
+from backtracking.model.sampling.compiled import compiled, exponentials, over_rows
+from backtracking.model.sampling.registers import largest
 
 _CHUNK = 1024
 """Logits worked on at a time: few enough to stay in the first cache."""
