@@ -1,6 +1,6 @@
 """One sweep of the published study's size on random weights of its model's shape: how long, and how near the limit.
 
-Run on a GPU: python benchmarks/sweep.py --device cuda
+Run on a GPU: python benchmarks/sweep.py --device cuda [--engine graphed]
 Try it anywhere: python benchmarks/sweep.py --device cpu --shape tiny --problems 4 --new 16
 
 6 conditions x 120 prompts x 4 samples x 512 tokens took the published study 9 hours. The weights are random and
@@ -66,6 +66,7 @@ def main() -> str:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--new", type=int, default=512)
     parser.add_argument("--rows", type=int, default=None)
+    parser.add_argument("--engine", default="packed", choices=("packed", "graphed"))
     asked = parser.parse_args()
     model = build(asked.shape, asked.device, torch.bfloat16 if asked.device == "cuda" else torch.float32)
     layers = int(model.cfg.n_layers)
@@ -81,6 +82,7 @@ def main() -> str:
         Problem(index, " ".join(f"{index + word}" for word in range(WORDS)), "1") for index in range(asked.problems)
     ]
     options = {"conditions": arms, "samples": asked.samples, "temperature": 0.7, "top_p": 0.95, "rows": asked.rows}
+    options["engine"] = asked.engine
     sample(model, problems[:2], **options, max_new_tokens=4)
     start = time.perf_counter()
     made = sample(model, problems, **options, max_new_tokens=asked.new)
@@ -92,11 +94,12 @@ def main() -> str:
     moved = asked.new * (weights + rows * cache * asked.new / 2)
     rate = bandwidth(asked.device)
     result = {
-        "benchmark": "sweep", "shape": asked.shape, "rows": rows, "tokens": sum(len(c.ids) for c in made),
+        "benchmark": "sweep", "shape": asked.shape, "engine": asked.engine, "rows": rows,
+        "tokens": sum(len(c.ids) for c in made),
         "seconds": seconds, "bandwidth": rate, "least_seconds": moved / rate, "share_of_limit": moved / rate / seconds,
         "device": torch.cuda.get_device_name() if asked.device == "cuda" else "cpu", **circumstances(),
     }  # fmt: skip
-    write_json(result, ROOT / "data" / "benchmarks" / f"sweep_{asked.shape}_{asked.device}.json")
+    write_json(result, ROOT / "data" / "benchmarks" / f"sweep_{asked.shape}_{asked.device}_{asked.engine}.json")
     return (
         f"{rows} completions of {asked.new} tokens in {seconds:.1f} s; at {rate / 1e9:.0f} GB/s the least is "
         f"{moved / rate:.1f} s: {moved / rate / seconds:.0%} of the limit"

@@ -20,7 +20,7 @@ from backtracking.model.sampling.compiled import LANES
 BLOCK = 32
 """Columns by which the room for sampled tokens grows; between two growths nothing is moved."""
 READ = 8
-"""Columns by which what is read of that room grows: matrix kernels are prepared anew for every shape."""
+"""Columns by which what is read of that room grows at least: matrix kernels are prepared anew for every shape."""
 MAPPED = 2**23
 """Bytes from which a room is memory of its own."""
 
@@ -56,11 +56,17 @@ class KeyValues:
         for tensor in (self.keys, self.values):
             tensor[target] = tensor[source]
 
-    def write(self, first: int, start: int, keys: Tensor, values: Tensor) -> None:
-        """Put keys and values, `entry kv_head pos d_head`, into entries and columns from those on."""
-        entries, columns = slice(first, first + len(keys)), slice(start, start + keys.shape[2])
+    def write(self, first: int, start: int | Int[Tensor, "1"], keys: Tensor, values: Tensor) -> None:
+        """Put keys and values, `entry kv_head pos d_head`, into entries and columns from those on.
+
+        Where the start is a number on the device, there is one column.
+        """
+        entries = slice(first, first + len(keys))
         for tensor, new in ((self.keys, keys), (self.values, values)):
-            tensor[entries, :, :, columns] = new.transpose(2, 3)
+            if isinstance(start, Tensor):
+                tensor[entries].index_copy_(3, start, new.transpose(2, 3))
+            else:
+                tensor[entries, :, :, start : start + keys.shape[2]] = new.transpose(2, 3)
 
     def flat(self, entries: int, columns: int) -> tuple[Tensor, Tensor]:
         """The first columns of the first entries, each `entry_x_head d_head column`."""
@@ -111,6 +117,8 @@ class PackedCache:
     """Columns there is room for."""
     filled: int = 0
     """Columns in use: the next token's keys and values go there."""
+    grain: int = READ
+    """Columns by which what is read of them grows."""
     lasting: bool = True
     """Whether there is another step after this: if not, the layers use the same room for what rows add."""
     prefixes: dict[int, KeyValues] = field(default_factory=dict)
@@ -128,7 +136,7 @@ class PackedCache:
     @property
     def reading(self) -> int:
         """Columns that a step reads: those in use, the new one, and a few that are still empty."""
-        return min(self.columns, -(-(self.filled + 1) // READ) * READ)
+        return min(self.columns, -(-(self.filled + 1) // self.grain) * self.grain)
 
     def advance(self, oldest: int, seats: int) -> int:
         """Make sure the next column exists; return by how many columns all moved to the left.

@@ -21,15 +21,17 @@ from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import fused, step_attention, step_choice
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.bans import Bans
+from backtracking.model.sampling.captured import Capture, Steps
 from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.compiled import LANES
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.finish import completion_of
 from backtracking.model.sampling.noise import row_key
-from backtracking.model.sampling.packed_cache import PackedCache, Packing
-from backtracking.model.sampling.passes import Decode, Seating
+from backtracking.model.sampling.packed_cache import BLOCK, READ, PackedCache, Packing
+from backtracking.model.sampling.passes import Seating
 from backtracking.model.sampling.plan import Row, Settings
-from backtracking.model.sampling.prefixes import AHEAD, Prefix, Prefixes, forward
+from backtracking.model.sampling.prefixes import AHEAD, Prefix, Prefixes
+from backtracking.model.sampling.refusals import steady_length
 from backtracking.model.sampling.taps import Taps, no_taps
 
 EMPTY = -1
@@ -48,6 +50,7 @@ def run_unit(
     *,
     seats: int | None = None,
     taps: Taps | None = None,
+    capture: Capture | None = None,
 ) -> Completions:
     """Sample every row of a unit.
 
@@ -57,13 +60,15 @@ def run_unit(
         settings: How.
         seats: Rows decoded at once; all of them if not given.
         taps: Sites that are read meanwhile.
+        capture: How to capture the pass of a step, where nothing but tokens and positions changes between steps: not
+            where sites are read, or an intervention acts at given positions, or keys depend on a text's length.
 
     Raises:
         ReceiptError: An intervention touched other positions than the sampled tokens say.
         InputError: The architecture is not one that this engine can run.
     """
     use_packed_attention(model.plain.module)
-    batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)), taps or no_taps(model))
+    batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)), taps or no_taps(model), capture)
     with fused.installed(model.plain.module), batch.edits.installed(), batch.taps.installed():
         while batch.seat_rows():
             batch.step()
@@ -91,7 +96,15 @@ def prepare() -> None:
 class _Batch:
     """The rows being decoded, each in a seat, and those that wait for one."""
 
-    def __init__(self, model: HookedReasoner, rows: Sequence[Row], settings: Settings, seats: int, taps: Taps) -> None:
+    def __init__(
+        self,
+        model: HookedReasoner,
+        rows: Sequence[Row],
+        settings: Settings,
+        seats: int,
+        taps: Taps,
+        capture: Capture | None,
+    ) -> None:
         self.model, self.rows, self.settings, self.device = model, rows, settings, model.device
         self.taps = taps
         self.done: dict[int, Completion] = {}
@@ -101,10 +114,13 @@ class _Batch:
         specs: dict[Spec, int] = {spec: index for index, spec in enumerate(dict.fromkeys(listed))}
         self.edits = Edits(model, list(specs))
         self.edits.count_from_zero(seats)
+        changing = bool(taps.sites) or any(stage.by_position for stage in self.edits.all)
+        self.forward = Steps(model, None if changing or steady_length(model) is not None else capture)
         self.bans = Bans(model, rows)
         width = max(len(row.prompt_ids) for row in rows)
         entries = min(len(set(of_rows)), seats + AHEAD)
-        self.cache = PackedCache(seats=seats, entries=entries, width=width)
+        grain = READ if capture is None else BLOCK  # a captured pass lasts for as long as it reads the same columns
+        self.cache = PackedCache(seats=seats, entries=entries, width=width, grain=grain)
         self.prefixes = Prefixes(model, self.edits, specs, self.cache, of_rows)
         self.prefix_of = of_rows
         taps.begin(of_rows, seats, settings.max_new_tokens)
@@ -149,8 +165,7 @@ class _Batch:
             self.edits.bind(self.spec, positions[:, None], self.prompt)
         else:
             self.edits.move(self.spec, positions[:, None], self.prompt)
-        passing = Decode(self.cache, self.seating, positions)
-        logits = forward(self.model, self.next_ids[:, None], positions[:, None], passing)[:, 0]
+        logits = self.forward(self.next_ids[:, None], positions, self.cache, self.seating)
         self.cache.filled += 1
         self.taps.keep_step(self.steps - 1)
         self._sample(logits, torch.arange(len(self.row), device=self.device))

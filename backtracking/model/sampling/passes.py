@@ -129,6 +129,8 @@ class Decode:
     seating: Seating
     positions: Int[Tensor, " seat"]
     """Position of each row's new token in its full sequence."""
+    column: Int[Tensor, "1"] | None = None
+    """Where the new keys and values go, of a pass that is captured; else the cache says it."""
     _bias: dict[int | None, Tensor] = field(default_factory=dict)
     _first: dict[int, "Decode"] = field(default_factory=dict)
 
@@ -160,7 +162,7 @@ class Decode:
                 scaling=scaling,
             )
         seating, bias = self._of_first(seats)
-        added.write(0, cache.filled, key, value)
+        added.write(0, cache.filled if self.column is None else self.column, key, value)
         own_keys, own_values = added.flat(seats, cache.reading)
         keys, values = cache.prefixes[layer].flat(seating.entries, cache.width)
 
@@ -187,26 +189,26 @@ class Decode:
         if seats not in self._first:
             where = self.seating
             seating = Seating.of(where.prefix[:seats], where.prefix_length[:seats], where.start[:seats])
-            self._first[seats] = Decode(self.cache, seating, self.positions[:seats])
+            self._first[seats] = Decode(self.cache, seating, self.positions[:seats], self.column)
         return self._first[seats].seating, self._first[seats]._bias_of
 
     def _bias_of(self, window: int | None) -> Float[Tensor, "seat 1 1 column"]:
         """0 where a row may look, minus infinity where it may not; the same for all layers of a window."""
         if window not in self._bias:
             cache, seating = self.cache, self.seating
-            device = self.positions.device
+            device, filled = self.positions.device, cache.filled if self.column is None else self.column
             prompt = torch.arange(cache.width, device=device)
             columns = torch.arange(cache.reading, device=device)
             hidden = torch.cat(
                 [
                     prompt >= seating.prefix_length[:, None],
-                    (columns < seating.start[:, None]) | (columns > cache.filled),
+                    (columns < seating.start[:, None]) | (columns > filled),
                 ],
                 dim=1,
             )
             if window is not None:
                 first = self.positions[:, None] - window + 1
-                offset = self.positions[:, None] - cache.filled
+                offset = self.positions[:, None] - filled
                 hidden |= torch.cat([prompt < first, columns + offset < first], dim=1)
             bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
             self._bias[window] = bias[:, None, None]

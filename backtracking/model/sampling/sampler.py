@@ -10,13 +10,15 @@ from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import bridge_engine
+from backtracking.model.sampling.captured import CudaGraphs
 from backtracking.model.sampling.memory import MemoryPlan, plan_memory
+from backtracking.model.sampling.packed_engine import run_unit
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, default_rows, plan_rows, units
 from backtracking.model.sampling.prefixes import Prefix
 from backtracking.model.sampling.refusals import SLOWER, check_length, check_one_device
 from backtracking.model.sampling.shares import run_in_shares, shares_for
 
-Engine = Literal["packed", "bridge"]
+Engine = Literal["packed", "graphed", "bridge"]
 Conditions = Sequence[Condition] | Mapping[str, Sequence[str | Intervention]]
 
 
@@ -54,7 +56,8 @@ def sample(
         rows: Rows decoded together at most, by default as many as pay and fit. In float32 it changes
             speed and memory only; in bfloat16 rounding differs between batches, and `rows=1` is the
             strict mode in which a row does not depend on any other.
-        engine: `"packed"`, or `"bridge"`: slow, but for every architecture the bridge runs.
+        engine: `"packed"`; `"graphed"`, the same with the pass of a step as a CUDA graph where rows stay the same (not
+            yet tried on a GPU); or `"bridge"`: slow, but for every architecture the bridge runs.
         prompting: Instruction, system text and variants.
 
     Returns:
@@ -136,15 +139,20 @@ def sample_units(
             devices.
     """
     if engine not in get_args(Engine):
-        raise InputError(f"unknown engine {engine!r}; use {' or '.join(get_args(Engine))}")
-    if engine == "packed":
+        raise InputError(f"unknown engine {engine!r}; use {', '.join(get_args(Engine))}")
+    if engine != "bridge":
         check_one_device(model)
+    if engine == "graphed" and model.device.type != "cuda":
+        raise InputError(f'engine "graphed" captures CUDA graphs, and the model is on {model.device}; use "packed"')
     for number, unit in enumerate(work):
-        if engine == "packed":
+        if engine != "bridge":
             longest = max((len(row.prompt_ids) for row in unit), default=0) + settings.max_new_tokens
             remedy = f"lower max_new_tokens, or {SLOWER}, one row at once (rows=1)"
             check_length(model, longest, "a completion with its prompt", remedy)
-            yield number, run_in_shares(model, unit, settings, seats=seats, shares=shares)
+            if engine == "graphed":
+                yield number, run_unit(model, unit, settings, seats=seats, capture=CudaGraphs())
+            else:
+                yield number, run_in_shares(model, unit, settings, seats=seats, shares=shares)
             continue
         parts = units(unit, seats or len(unit))
         done = [row for part in parts for row in bridge_engine.run_unit(model, part, settings)]
