@@ -31,7 +31,7 @@ test: setup  ## run the test suite: offline, on the CPU
 check: setup  ## format check, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --project pyproject.toml
 
 lint: setup  ## lint, mending what can be mended
 	$(BIN)/ruff check --fix .
