@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backtracking.core.atomic import write_text
 from backtracking.core.errors import InputError
+from backtracking.workspace.archives import extract_files
 from backtracking.workspace.git import GitError, Repository, access_to, repository
 from backtracking.workspace.remotes import PREFIX, explained, tip
 from backtracking.workspace.snapshot import Snapshot, read_snapshot, unpack
@@ -112,4 +113,4 @@ def _fetch(repo: Repository, remote: str, run_id: str | None, branch: str | None
     if end is None:
         raise InputError(f"the remote {remote!r} has no branch {branch!r}; make it with backtracking backup")
     with tarfile.open(fileobj=io.BytesIO(repo.run("archive", "--format=tar", end))) as packed:
-        packed.extractall(target, filter="data")
+        extract_files(packed, target)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from backtracking.core.atomic import write_text
 from backtracking.core.errors import InputError, MissingFileError
+from backtracking.workspace.archives import extract_files
 from backtracking.workspace.scanned_files import refuse_secrets_in
 
 FORMAT = 1
@@ -167,7 +168,7 @@ def unpack(snapshot: Snapshot, target: Path, *, archive: Path | None = None) -> 
         shutil.copyfile(snapshot.folder / item.path, copy)
     if place is not None and snapshot.archive is not None:
         with tarfile.open(place) as packed:
-            packed.extractall(target, filter="data")
+            extract_files(packed, target)
     return snapshot.archive is None or place is not None
 
 
