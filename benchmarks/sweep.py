@@ -83,7 +83,7 @@ def main() -> str:
     ]
     options = {"conditions": arms, "samples": asked.samples, "temperature": 0.7, "top_p": 0.95, "rows": asked.rows}
     options["engine"] = asked.engine
-    sample(model, problems[:2], **options, max_new_tokens=4)
+    sample(model, problems[:2], **options, max_new_tokens=8)
     start = time.perf_counter()
     made = sample(model, problems, **options, max_new_tokens=asked.new)
     seconds = time.perf_counter() - start

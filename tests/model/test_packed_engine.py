@@ -95,7 +95,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(twin):
     """Sixty-four rows together, alone, and in other company."""
     model = twin[0]
     problem = [Problem(i, " ".join(LETTERS.split()[i : i + 3 + i]), "1") for i in range(8)]
-    options = {"conditions": (BASELINE, Condition("off", ["mlp.1*0@decode"])), "samples": 4, "max_new_tokens": 10}
+    options = {"conditions": (BASELINE, Condition("off", ["mlp.1*0@decode"])), "samples": 4, "max_new_tokens": 7}
     together = sample(model, problem, **options, temperature=1.0, seed=2, rows=64)
     assert len(together) == 64
     for rows in (1, 9):

@@ -62,6 +62,7 @@ def plan_memory(
     new: int,
     free: int | None = None,
     captured: int = 0,
+    workspaces: int = 1,
 ) -> MemoryPlan:
     """The most rows, up to `rows`, that fit into the free memory.
 
@@ -73,6 +74,7 @@ def plan_memory(
         new: Tokens sampled at most.
         free: Bytes that may be used; what is free now if not given.
         captured: Bytes of activations kept of each row.
+        workspaces: How many there are: a CUDA graph has its own beside that of single operations.
 
     Raises:
         InputError: Not even one row fits.
@@ -81,7 +83,7 @@ def plan_memory(
     usable = int(available * (1 - RESERVE))
     for count in _fewer(rows):
         plan = _plan(model, count, rows, min(prefixes, count), prompt, new, available)
-        plan = replace(plan, captured=count * captured)
+        plan = replace(plan, captured=count * captured, workspace=workspaces * plan.workspace)
         if plan.total <= usable:
             return plan
     raise InputError(

@@ -70,8 +70,11 @@ def run_unit(
     use_packed_attention(model.plain.module)
     batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)), taps or no_taps(model), capture)
     with fused.installed(model.plain.module), batch.edits.installed(), batch.taps.installed():
-        while batch.seat_rows():
-            batch.step()
+        try:
+            while batch.seat_rows():
+                batch.step()
+        finally:
+            batch.forward.forget()
     return Completions(batch.done[index] for index in range(len(rows)))
 
 
@@ -114,8 +117,9 @@ class _Batch:
         specs: dict[Spec, int] = {spec: index for index, spec in enumerate(dict.fromkeys(listed))}
         self.edits = Edits(model, list(specs))
         self.edits.count_from_zero(seats)
-        changing = bool(taps.sites) or any(stage.by_position for stage in self.edits.all)
-        self.forward = Steps(model, None if changing or steady_length(model) is not None else capture)
+        if taps.sites or any(stage.by_position for stage in self.edits.all) or steady_length(model) is not None:
+            capture = None
+        self.forward = Steps(model, capture)
         self.bans = Bans(model, rows)
         width = max(len(row.prompt_ids) for row in rows)
         entries = min(len(set(of_rows)), seats + AHEAD)
@@ -165,7 +169,8 @@ class _Batch:
             self.edits.bind(self.spec, positions[:, None], self.prompt)
         else:
             self.edits.move(self.spec, positions[:, None], self.prompt)
-        logits = self.forward(self.next_ids[:, None], positions, self.cache, self.seating)
+        ids, lasting = self.next_ids[:, None], not self.queue
+        logits = self.forward(ids, positions, self.cache, self.seating, lasting=lasting)
         self.cache.filled += 1
         self.taps.keep_step(self.steps - 1)
         self._sample(logits, torch.arange(len(self.row), device=self.device))

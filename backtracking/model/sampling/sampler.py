@@ -112,6 +112,7 @@ def memory_for(
         prompt=max(len(row.prompt_ids) for row in plan),
         new=settings.max_new_tokens,
         captured=captured,
+        workspaces=2 if engine == "graphed" else 1,
     )
 
 
@@ -150,7 +151,7 @@ def sample_units(
             remedy = f"lower max_new_tokens, or {SLOWER}, one row at once (rows=1)"
             check_length(model, longest, "a completion with its prompt", remedy)
             if engine == "graphed":
-                yield number, run_unit(model, unit, settings, seats=seats, capture=CudaGraphs())
+                yield number, run_unit(model, unit, settings, seats=seats, capture=CudaGraphs(model.device))
             else:
                 yield number, run_in_shares(model, unit, settings, seats=seats, shares=shares)
             continue
