@@ -3,6 +3,9 @@
 Here a pass is captured as a CUDA graph captures it: a list of operations on places in memory, repeated without Python.
 """
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +18,7 @@ from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import choice, fused, passes, sample, stages
+from backtracking.model.sampling.captured import CudaGraphs
 from backtracking.model.sampling.packed_engine import run_unit
 from backtracking.model.sampling.plan import Settings, plan_rows
 from tests.model.test_packed_engine import every_kind, same
@@ -133,6 +137,39 @@ def test_where_an_intervention_acts_at_positions_nothing_is_captured():
 def test_without_a_gpu_it_is_refused(tiny):
     with pytest.raises(InputError, match='"graphed" captures CUDA graphs, and the model is on cpu; use "packed"'):
         sample(tiny, PROBLEMS, max_new_tokens=3, engine="graphed")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_graph_is_captured_on_a_stream_of_the_models_device_and_a_failure_names_the_remedy(monkeypatch, broken):
+    """Against an imitation of torch's interface: what a GPU does is tested on one."""
+    entered, replayed = [], []
+    graph = SimpleNamespace(replay=lambda: replayed.append(1))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+
+    @contextmanager
+    def within(*given, **named):
+        entered.append((*given, *named.values()))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "graph", within)
+
+    def run():
+        if broken:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        return torch.ones(1)
+
+    capture = CudaGraphs(torch.device("cuda:1"))
+    if broken:
+        with pytest.raises(InputError, match=r"\(operation not permitted when stream is capturing\).*\"packed\""):
+            capture(run)
+        return
+    replay = capture(run)
+    assert entered == [("stream of cuda:1",), (graph, "stream of cuda:1")]
+    assert replayed == []
+    assert replay() is replay()
+    assert len(replayed) == 2
 
 
 @pytest.mark.gpu
