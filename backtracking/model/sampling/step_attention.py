@@ -133,6 +133,7 @@ def _attend(
         count = -(-(filled + 1 - own_first) // LANES) * LANES
         moved = shared - own_first
         n_shared, n_count = np.uint64(shared), np.uint64(count)
+        n_seen, n_added = np.uint64(length - prompt_first), np.uint64(filled + 1 - own_first)
         for group in range(groups):
             each = row * groups + group
             if each + 1 < last * groups:
@@ -140,7 +141,7 @@ def _attend(
                 for line in range(following + own_first, following + own_first + of_group, columns):
                     for item in range(line, line + count, LANES):
                         prefetch(own_keys, item)
-                for item in range(following + own_first * width, following + (own_first + count) * width, LANES):
+                for item in range(following + own_first * width, following + (filled + 1) * width, LANES):
                     prefetch(own_values, item)
             for i in range(width):
                 own_keys[each * of_group + i * columns + filled] = new_keys[each * width + i]
@@ -161,11 +162,9 @@ def _attend(
                 shares[head] = _weigh(
                     mine, early - prompt_first, length - prompt_first, late + moved, filled + 1 + moved, powers, scale
                 )
+            multiply(scores, _0, n_room, shared_values, at, n_width, reads, into, n_width, n_heads, n_seen, n_width, _1)
             multiply(
-                scores, _0, n_room, shared_values, at, n_width, reads, into, n_width, n_heads, n_shared, n_width, _1
-            )
-            multiply(
-                scores, n_shared, n_room, own_values, own, n_width, reads, into, n_width, n_heads, n_count, n_width, _0
+                scores, n_shared, n_room, own_values, own, n_width, reads, into, n_width, n_heads, n_added, n_width, _0
             )
             for head in range(heads):
                 for i in range((each * heads + head) * width, (each * heads + head + 1) * width):
