@@ -26,7 +26,7 @@ demo: setup  ## run the main job on the embedded model, ending with a report
 	$(BIN)/backtracking run --config configs/demo.yaml
 
 test: setup  ## run the test suite: offline, on the CPU
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## format check, lint, types
 	$(BIN)/ruff format --check .

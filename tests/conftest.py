@@ -26,11 +26,11 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
-LONGEST = ("test_notebooks.py", "test_faults.py", "test_phases.py")
+LONGEST = ("test_notebooks.py", "test_faults.py", "test_phases.py", "test_packed_engine.py", "test_sampling.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no process is left alone with one at the end."""
+    """The longest files first, so that no process is left alone with one at the end (with --no-loadscope-reorder)."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
