@@ -54,8 +54,17 @@ def two_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
+EARLIER = set()
+"""Processes that tests of other files have left running."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def earlier():
+    EARLIER.update(psutil.Process().children(recursive=True))
+
+
 def children():
-    return psutil.Process().children(recursive=True)
+    return [child for child in psutil.Process().children(recursive=True) if child not in EARLIER]
 
 
 def test_rows_are_the_same_in_one_batch_and_in_shares(organism, rows):
