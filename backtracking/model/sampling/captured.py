@@ -23,7 +23,7 @@ Pass = Callable[[], Tensor]
 Capture = Callable[[Pass], Pass]
 """Turns a pass, which runs on tensors that stay where they are, into one that is started at once."""
 PATIENCE = 3
-"""Steps that must have been alike before one is captured: fewer would not pay for it."""
+"""Steps that must have been alike before one is captured."""
 
 
 class CudaGraphs:
