@@ -182,6 +182,30 @@ def test_a_run_compiles_nothing_that_was_not_prepared():
     assert done.returncode == 0, done.stderr
 
 
+UNCOMPILED = """
+import backtracking as bt
+model, problems = bt.load_model("organism"), bt.load_problems("organism", n=16)
+done = bt.sample(model, problems, conditions={"x": ["mlp.0*0.5@decode"]}, samples=4, max_new_tokens=24, temperature=1.0)
+print([list(completion.ids) for completion in done])
+"""
+
+
+def test_where_compiling_is_switched_off_pytorch_does_the_work():
+    """As debuggers and coverage do; the tokens are the same."""
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", UNCOMPILED],
+            cwd=ROOT,
+            env=os.environ | {"NUMBA_DISABLE_JIT": disabled, "OMP_NUM_THREADS": "2"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for disabled in "01"
+    ]
+    assert told[0] == told[1] != ""
+
+
 @pytest.mark.parametrize("heads", [None, 4])
 def test_a_gain_and_its_receipt_are_what_pytorch_computes(heads):
     torch.manual_seed(0)

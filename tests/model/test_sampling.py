@@ -155,7 +155,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_runs(sample, tiny, pr
 
 
 def test_logits_that_are_not_finite_stop_the_run(sample, tiny, problems):
-    with pytest.raises(FloatingPointError, match="broke the model"):
+    with pytest.raises(FloatingPointError, match="not finite: an intervention broke the model"):
         sample(tiny, problems, conditions={"x": [Scale("resid_post.2", 1e39)]}, max_new_tokens=3)
 
 

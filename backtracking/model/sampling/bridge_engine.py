@@ -14,6 +14,7 @@ from torch import Tensor
 from backtracking.core.completions import Completions
 from backtracking.model.hooks import NOWHERE, Intervening, intervening
 from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.bans import Bans
 from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.finish import completion_of
@@ -46,7 +47,7 @@ def run_unit(model: HookedReasoner, rows: Sequence[Row], settings: Settings) -> 
     keys = torch.tensor([row_key(settings.seed, row.problem_id, row.sample_id) for row in rows], device=device)
     sampled = torch.full((len(rows), settings.max_new_tokens), NOWHERE, device=device)
     interventions = [row.condition.interventions for row in rows]
-    with intervening(model.bridge, interventions, prompt_lengths=lengths) as state:
+    with alone, intervening(model.bridge, interventions, prompt_lengths=lengths) as state:
         logits, batch = _prefill(model, rows, state)
         for step in range(settings.max_new_tokens):
             if step:

@@ -65,7 +65,7 @@ def choose(
 
 def _check(finite: bool) -> None:
     if not finite:
-        raise FloatingPointError("the logits are not finite: the intervention broke the model")
+        raise FloatingPointError("the logits are not finite: an intervention broke the model, or it is broken itself")
 
 
 def nucleus(

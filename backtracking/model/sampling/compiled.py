@@ -23,6 +23,7 @@ LANES = 16
 LEAST = np.float32(-87.0)
 """Of less than this, e to its power is not a normal number."""
 _SOURCES = ("compiled.py", "registers.py", "noise.py", "step_attention.py", "step_choice.py", "fused.py")
+_DISABLED: bool = getattr(config, "DISABLE_JIT")  # noqa: B009 - its names are made when it is imported
 _WORTH = 2**18
 """Numbers to go through that are worth a thread of their own."""
 _FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}  # without the assumption that nothing is NaN or infinite
@@ -60,7 +61,12 @@ def _folder(base: str) -> str:
 
 
 def serves(tensor: torch.Tensor) -> bool:
-    """Whether these loops take a tensor of that kind: on the CPU, in float32, without gradients."""
+    """Whether these loops take a tensor of that kind: on the CPU, in float32, without gradients.
+
+    Where compiling is switched off (`NUMBA_DISABLE_JIT`) they take none.
+    """
+    if _DISABLED:
+        return False
     return tensor.is_cpu and tensor.dtype is torch.float32 and not (tensor.requires_grad and torch.is_grad_enabled())
 
 

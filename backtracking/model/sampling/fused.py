@@ -32,7 +32,7 @@ _tried: WeakKeyDictionary[nn.Module, dict[tuple[float, int, Any], bool]] = WeakK
 
 @contextmanager
 def installed(module: nn.Module) -> Iterator[list[str]]:
-    """Replace the parts of a model inside the block, which one thread at a time may enter; says which."""
+    """Replace the parts of a model inside the block, which one thread at a time enters; says which."""
     norms: list[tuple[nn.Module, str, Any]] = []
     sources: list[tuple[Any, str, Any]] = []
     try:

@@ -53,8 +53,8 @@ class KeyValues:
 
     def move(self, source: Int[Tensor, " some"], target: Int[Tensor, " some"]) -> None:
         """Copy entries over others, whose content is no longer needed."""
-        for tensor in (self.keys, self.values):
-            tensor[target] = tensor[source]
+        for tensor in (self.keys, self.values.transpose(2, 3)):  # as they lie in memory
+            tensor.index_copy_(0, target, tensor.index_select(0, source))
 
     def write(self, first: int, start: int | Int[Tensor, "1"], keys: Tensor, values: Tensor) -> None:
         """Put keys and values, `entry kv_head pos d_head`, into entries and columns from those on.

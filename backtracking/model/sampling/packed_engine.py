@@ -19,11 +19,12 @@ from backtracking.core.completions import Completion, Completions
 from backtracking.core.interventions import Ban
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import fused, step_attention, step_choice
+from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.bans import Bans
 from backtracking.model.sampling.captured import Capture, Steps
 from backtracking.model.sampling.choice import choose
-from backtracking.model.sampling.compiled import LANES
+from backtracking.model.sampling.compiled import LANES, serves
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.finish import completion_of
 from backtracking.model.sampling.noise import row_key
@@ -69,7 +70,7 @@ def run_unit(
     """
     use_packed_attention(model.plain.module)
     batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)), taps or no_taps(model), capture)
-    with fused.installed(model.plain.module), batch.edits.installed(), batch.taps.installed():
+    with alone, fused.installed(model.plain.module), batch.edits.installed(), batch.taps.installed():
         try:
             while batch.seat_rows():
                 batch.step()
@@ -87,6 +88,8 @@ def prepare() -> None:
     one, row = (
         torch.zeros(shape, dtype=kind, device="cpu") for shape, kind in (((1, 1, 1, 8), torch.float32), (1, torch.long))
     )
+    if not serves(one):
+        return
     room = np.zeros((1, 1, 8, LANES), np.float32), np.zeros((1, 1, LANES, 8), np.float32)
     where = step_attention.Where(*(row.numpy() for _ in range(4)))
     step_attention.attend(one, one, one, prompts=room, own=room, where=where, filled=0, window=None, scaling=1.0)

@@ -19,6 +19,7 @@ from backtracking.core.errors import InputError, ReceiptError
 from backtracking.core.interventions import At, Ban, Condition, Intervention, Window
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import fused
+from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.context_runs import planned, run_contexts
 from backtracking.model.sampling.edits import Edits, Spec, Tally
@@ -128,7 +129,7 @@ class _Scoring:
             columns=contexts[0].fed,
             lasting=contexts[0].fed > 1,
         )
-        with fused.installed(self.model.plain.module), self.edits.installed():
+        with alone, fused.installed(self.model.plain.module), self.edits.installed():
             before = run_contexts(self.model, self.edits, self.specs, cache, plan)
             with joining.installed(self.blocks, self.model.device):
                 logits, after = self._fed(rows, cache)

@@ -27,6 +27,7 @@ from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError, ReceiptError
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import packed_engine
+from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.plan import Row, Settings
 
 LEAST_ROWS = 32
@@ -115,8 +116,9 @@ def _run_all(
     with _children() as children:
         gc.freeze()  # else a child's collector writes to every object, and so copies the memory they lie in
         try:
-            for part in parts:
-                _start(children, model, part, settings, seats)
+            with alone:
+                for part in parts:
+                    _start(children, model, part, settings, seats)
         finally:
             gc.unfreeze()
         found: dict[Connection, Completions] = {}

@@ -107,7 +107,7 @@ class Stage:
             )
         changed = activation * bound.gain
         if bound.direction is not None:
-            along = (changed.float() * bound.direction).sum(-1, keepdim=True)
+            along = (_wide(changed) * bound.direction).sum(-1, keepdim=True)
             changed = changed - along * bound.direction
         if bound.offset is not None:
             changed = changed + bound.offset
@@ -121,16 +121,17 @@ class Stage:
 
     def _norm(self, activation: Tensor, head: Int[Tensor, " row"] | None) -> Float[Tensor, "row pos"]:
         """Length of the site's part of the activation."""
+        wide = _wide_kind(activation.dtype)
         if head is None:
-            return torch.linalg.vector_norm(activation, dim=-1, dtype=torch.float32)
-        heads = torch.linalg.vector_norm(activation.unflatten(-1, (self.heads, -1)), dim=-1, dtype=torch.float32)
+            return torch.linalg.vector_norm(activation, dim=-1, dtype=wide)
+        heads = torch.linalg.vector_norm(activation.unflatten(-1, (self.heads, -1)), dim=-1, dtype=wide)
         which = head[:, None, None].expand(-1, activation.shape[1], 1)
         return heads.gather(-1, which)[..., 0]
 
 
 def compiled_stage(model: HookedReasoner, found: dict[int, SiteIntervention], specs: int) -> Stage:
     """The numbers of one stage; `found` holds its interventions by condition."""
-    device, cfg = model.device, model.cfg
+    device, wide, cfg = model.device, _wide_kind(model.dtype), model.cfg
     heads = int(cfg.n_heads) if any(i.site.head is not None for i in found.values()) else 0
     part = int(cfg.d_head) if heads else int(cfg.d_model)
     width = max(heads, 1) * part
@@ -159,11 +160,20 @@ def compiled_stage(model: HookedReasoner, found: dict[int, SiteIntervention], sp
     every: list[SiteIntervention | None] = [found.get(spec) for spec in range(specs)]
     return Stage(
         tuple(every),
-        gain.float().to(device),
-        direction.float().to(device) if bool(direction.any()) else None,
-        offset.float().to(device) if bool(offset.any()) else None,
-        factor.float().to(device),
+        gain.to(device, wide),
+        direction.to(device, wide) if bool(direction.any()) else None,
+        offset.to(device, wide) if bool(offset.any()) else None,
+        factor.to(device, wide),
         head.to(device) if heads else None,
         heads,
         at.to(device),
     )
+
+
+def _wide_kind(dtype: torch.dtype) -> torch.dtype:
+    """What numbers are worked with where the model has numbers of that kind: float32, or its own if they are wider."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _wide(activation: Tensor) -> Tensor:
+    return activation.to(_wide_kind(activation.dtype))

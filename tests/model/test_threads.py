@@ -1,0 +1,90 @@
+"""Laws of threads: what several of them sample or score at once is what they do one after another."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+import torch
+
+from backtracking.core.interventions import BASELINE, Condition
+from backtracking.model.sampling import sample
+from backtracking.model.sampling.scoring import next_logits
+from backtracking.model.sampling.shares import LEAST_ROWS
+from tests.tiny import tiny_tokenizer
+
+ARMS = [BASELINE, Condition("off", ["mlp.1*0"]), Condition("steer", ["resid_post.0+6*random(3)"])]
+
+
+def at_once(jobs):
+    """What each job gives, all of them begun together in threads of their own."""
+    ready = Barrier(len(jobs))
+
+    def run(job):
+        ready.wait()
+        return job()
+
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        return list(threads.map(run, jobs))
+
+
+@pytest.fixture(autouse=True)
+def _many_turns():
+    """Threads take turns often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("engine", ["packed", "bridge"])
+def test_threads_that_sample_under_different_conditions(engine, tiny, problems):
+    def job(arm):
+        options = {"conditions": [arm], "samples": 2, "max_new_tokens": 24, "temperature": 1.0, "engine": engine}
+        return lambda: sample(tiny, problems, **options)
+
+    jobs = [job(arm) for arm in ARMS]
+    expected = [job() for job in jobs]
+    assert len({tuple(c.ids for c in each) for each in expected}) == len(ARMS)
+    for _ in range(3):
+        for found, wanted in zip(at_once(jobs), expected, strict=True):
+            assert [c.ids for c in found] == [c.ids for c in wanted]
+            assert [c.receipts for c in found] == [c.receipts for c in wanted]
+
+
+def test_threads_that_score_and_sample(tiny, problems):
+    contexts = [tiny_tokenizer().encode(problem.question) for problem in problems]
+    contexts = [ids for ids in contexts if len(ids) > 1]
+
+    def score():
+        return torch.stack(
+            [logits for _, logits in sorted(next_logits(tiny, contexts, ARMS), key=lambda each: each[0])]
+        )
+
+    def draw():
+        return [c.ids for c in sample(tiny, problems, conditions=ARMS[2:], max_new_tokens=16, temperature=1.0)]
+
+    logits, tokens = score(), draw()
+    for _ in range(3):
+        scored, drawn, again = at_once([score, draw, score])
+        assert torch.equal(scored, logits)
+        assert torch.equal(again, logits)
+        assert drawn == tokens
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked under Linux only")
+@pytest.mark.timeout(120)
+def test_a_thread_that_forks_beside_one_that_samples(tiny, problems, monkeypatch):
+    """A child that inherited the other's lock would wait for ever, one that inherited its hooks would act on them."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def draw(arm, samples):
+        options = {"conditions": [arm], "samples": samples, "max_new_tokens": 24, "temperature": 1.0}
+        return [c.ids for c in sample(tiny, problems, **options)]
+
+    many = -(-2 * LEAST_ROWS // len(problems))
+    expected = draw(BASELINE, many), draw(ARMS[1], 2)
+    for _ in range(3):
+        forked, here = at_once([lambda: draw(BASELINE, many), lambda: [draw(ARMS[1], 2) for _ in range(4)]])
+        assert forked == expected[0]
+        assert here == [expected[1]] * 4
