@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from backtracking.model.sampling import (
     compiled,
     fused,
+    replaced,
 )
 from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.noise import row_key
@@ -114,34 +115,38 @@ def test_only_what_gives_the_same_is_replaced_and_only_inside_the_block(family):
     module = tiny_hf(family)
     ids = {"input_ids": torch.tensor([[5], [9], [6]]), "position_ids": torch.tensor([[3], [7], [11]])}
     source = sys.modules[type(module).__module__]
-    rotary, forwards = getattr(source, fused.ROTARY, None), [m.__dict__.get("forward") for m in module.modules()]
+    rotary, forwards = getattr(source, replaced.ROTARY, None), [m.__dict__.get("forward") for m in module.modules()]
     with torch.inference_mode():
         expected = module(**ids).logits
-        with fused.installed(module) as replaced:
+        parts = replaced.Replaced.of(module)
+        with parts.installed():
             found = module(**ids).logits
+    names = parts.names
     norms = [name for name, part in module.named_modules() if "norm" in name.rsplit(".", 1)[-1]]
-    assert [name for name in replaced if name in norms] == (norms if FAMILIES[family] else [])
-    assert (source.__name__ in replaced) == (family != "gpt2")
-    assert getattr(source, fused.ROTARY, None) is rotary
+    assert [name for name in names if name in norms] == (norms if FAMILIES[family] else [])
+    assert (source.__name__ in names) == (family != "gpt2")
+    assert getattr(source, replaced.ROTARY, None) is rotary
     assert [m.__dict__.get("forward") for m in module.modules()] == forwards
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_it_is_left_as_it_was_after_an_error():
     module = tiny_hf("llama")
-    with pytest.raises(KeyError), fused.installed(module) as replaced:
-        assert replaced
+    parts = replaced.Replaced.of(module)
+    assert parts.names
+    with pytest.raises(KeyError), parts.installed():
+        assert any("forward" in part.__dict__ for part in module.modules())
         raise KeyError
     assert not any("forward" in part.__dict__ for part in module.modules())
 
 
 def test_bfloat16_and_gradients_go_the_old_way():
     module = tiny_hf("llama")
-    with fused.installed(module):
+    with replaced.Replaced.of(module).installed():
         module(torch.tensor([[5, 6]])).logits.sum().backward()
     assert module.model.norm.weight.grad is not None
-    with fused.installed(tiny_hf("llama").bfloat16()) as replaced:
-        assert not [name for name in replaced if "norm" in name]
+    names = replaced.Replaced.of(tiny_hf("llama").bfloat16()).names
+    assert not [name for name in names if "layers" in name]
 
 
 def test_parts_come_out_as_the_whole(monkeypatch):
@@ -248,8 +253,7 @@ def test_a_norm_that_takes_more_is_left_alone():
             hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps) * self.weight
             return hidden if gate is None else hidden * gate
 
-    with fused.installed(torch.nn.Sequential(Gated())) as replaced:
-        assert not replaced
+    assert not replaced.Replaced.of(torch.nn.Sequential(Gated())).names
 
 
 class Norm(torch.nn.Module):
@@ -264,8 +268,7 @@ class Norm(torch.nn.Module):
 
 
 def replaced_in(module):
-    with fused.installed(torch.nn.Sequential(module)) as replaced:
-        return bool(replaced)
+    return bool(replaced.Replaced.of(torch.nn.Sequential(module)).names)
 
 
 def test_a_norm_is_tried_anew_when_what_it_does_has_changed(monkeypatch):

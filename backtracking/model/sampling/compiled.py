@@ -27,10 +27,12 @@ _DISABLED: bool = getattr(config, "DISABLE_JIT")  # noqa: B009 - its names are m
 _WORTH = 2**18
 """Numbers to go through that are worth a thread of their own."""
 _FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}  # without the assumption that nothing is NaN or infinite
-_LOG2_E, _HALF, _ONE = np.float32(1.4426950408889634), np.float32(0.5), np.float32(1)
-_LN_2 = (np.float32(0.693359375), np.float32(-2.12194440e-4))  # in two parts, whose products are exact enough
+LOG2_E, _HALF, _ONE = np.float32(1.4426950408889634), np.float32(0.5), np.float32(1)
+LN_2 = (np.float32(0.693359375), np.float32(-2.12194440e-4))  # in two parts, whose products are exact enough
 # Of (e^x - 1 - x) / x^2 where |x| <= ln(2) / 2: expf.c of S. Moshier's Cephes.
-_C = tuple(map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5)))
+POLYNOMIAL = tuple(
+    map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5))
+)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,9 +112,11 @@ def exponentials(numbers: Any, powers: Any, scale: Any) -> Any:
         x = numbers[i]
         if x < LEAST:
             x = LEAST
-        n = np.float32(math.floor(x * _LOG2_E + _HALF))
-        x = x - n * _LN_2[0] - n * _LN_2[1]
-        y = ((((_C[0] * x + _C[1]) * x + _C[2]) * x + _C[3]) * x + _C[4]) * x + _C[5]
+        n = np.float32(math.floor(x * LOG2_E + _HALF))
+        x = x - n * LN_2[0] - n * LN_2[1]
+        y = (
+            (((POLYNOMIAL[0] * x + POLYNOMIAL[1]) * x + POLYNOMIAL[2]) * x + POLYNOMIAL[3]) * x + POLYNOMIAL[4]
+        ) * x + POLYNOMIAL[5]
         numbers[i] = y * x * x + x + _ONE
         powers[i] = (np.int32(n) + np.int32(127)) << np.int32(23)  # the bits of 2 to the power of n
     total = np.float32(0)

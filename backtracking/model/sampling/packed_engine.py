@@ -33,6 +33,7 @@ from backtracking.model.sampling.passes import Seating
 from backtracking.model.sampling.plan import Row, Settings
 from backtracking.model.sampling.prefixes import AHEAD, Prefix, Prefixes
 from backtracking.model.sampling.refusals import steady_length
+from backtracking.model.sampling.replaced import Replaced
 from backtracking.model.sampling.taps import Taps, no_taps
 
 EMPTY = -1
@@ -70,7 +71,7 @@ def run_unit(
     """
     use_packed_attention(model.plain.module)
     batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)), taps or no_taps(model), capture)
-    with alone, fused.installed(model.plain.module), batch.edits.installed(), batch.taps.installed():
+    with alone, Replaced.of(model.plain.module).installed(), batch.edits.installed(), batch.taps.installed():
         try:
             while batch.seat_rows():
                 batch.step()
@@ -95,7 +96,8 @@ def prepare() -> None:
     step_attention.attend(one, one, one, prompts=room, own=room, where=where, filled=0, window=None, scaling=1.0)
     step_choice.sampled(one[0, 0], temperature=1.0, top_p=0.5, keys=row, positions=row)
     fused.rms_norm(one[0], one[0, 0, 0].numpy(), np.float32(1e-6))
-    fused.rotated(one, one[0], one[0])
+    fused.rotated(one, one, one[0], one[0])
+    fused.gated(one[0], one[0])
     fused.scaled(one[0], one[0], one[0, :, :, 0].contiguous(), head=None, heads=1, change=one[0, 0, 0])
 
 

@@ -13,11 +13,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from backtracking.model.sampling.compiled import LANES, compiled
+from backtracking.model.sampling.compiled import LANES, LEAST, LN_2, LOG2_E, POLYNOMIAL, compiled
 
 _0, _1, _2, _4, _LANES = map(np.uint64, (0, 1, 2, 4, LANES))
 _BYTE, _INDEX, _INTEGER = ir.IntType(8), ir.IntType(64), ir.IntType(32)
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_VECTOR, _INTEGERS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_INTEGER, LANES)
 _SUM = ("contract",)
 """A product and a sum may be one instruction; the order of sums is kept."""
 
@@ -78,6 +78,49 @@ def _greatest(_typing: Any, array: Any, vectors: Any) -> Any:
     return types.float32(array, vectors), generate
 
 
+def _gating(_typing: Any, gate: Any, up: Any, out: Any, at: Any, vectors: Any) -> Any:
+    """Put `gate / (1 + e^-gate) * up` into so many vectors of a third array, all from the index `at` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        arrays = [
+            _start(context, builder, kind, each) for kind, each in zip(signature.args, arguments[:3], strict=False)
+        ]
+        floor = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.floor.v{LANES}f32"
+        )
+
+        def added(one: Any, other: Any, more: Any) -> Any:
+            return builder.fadd(builder.fmul(one, other, flags=_SUM), more, flags=_SUM)
+
+        def least(one: Any, other: Any, sign: str) -> Any:
+            return builder.select(builder.fcmp_ordered(sign, one, other), one, other)
+
+        with cgutils.for_range(builder, arguments[4], intp=_INDEX) as loop:
+            index = builder.add(arguments[3], builder.mul(loop.index, _INDEX(LANES)))
+            here, beside, there = (_vector_at(builder, array, index) for array in arrays)
+            number, factor = builder.load(here, align=4), builder.load(beside, align=4)
+            # e to the power of -number, as in `exponentials`.
+            x = least(least(builder.fneg(number), _all(-LEAST), "<"), _all(LEAST), ">")
+            power = builder.call(floor, [added(x, _all(LOG2_E), _all(0.5))])
+            for part in LN_2:
+                x = added(power, _all(-part), x)
+            y = _all(POLYNOMIAL[0])
+            for coefficient in POLYNOMIAL[1:]:
+                y = added(y, x, _all(coefficient))
+            y = added(builder.fmul(y, x), x, builder.fadd(x, _all(1)))
+            bits = builder.add(builder.fptosi(power, _INTEGERS), ir.Constant(_INTEGERS, [127] * LANES))
+            scale = builder.bitcast(builder.shl(bits, ir.Constant(_INTEGERS, [23] * LANES)), _VECTOR)
+            found = builder.fdiv(builder.fmul(number, factor), added(y, scale, _all(1)))
+            builder.store(found, there, align=4)
+        return context.get_dummy_value()
+
+    return types.void(gate, up, out, at, vectors), generate
+
+
+def _all(number: Any) -> Any:
+    return ir.Constant(_VECTOR, [float(number)] * LANES)
+
+
 def _block_of(rows: int, vectors: int) -> Any:
     """The product of so many rows with so many vectors of columns, see `multiply`; its sums stay in registers."""
     blocks = [(row, vector) for row in range(rows) for vector in range(vectors)]
@@ -132,6 +175,7 @@ def _block_of(rows: int, vectors: int) -> Any:
 
 
 prefetch: Any = intrinsic(_asking)
+gates: Any = intrinsic(_gating)
 _largest_of: Any = intrinsic(_greatest)
 _two_by_four, _two_by_two, _two_by_one = _block_of(2, 4), _block_of(2, 2), _block_of(2, 1)
 _one_by_four, _one_by_two, _one_by_one = _block_of(1, 4), _block_of(1, 2), _block_of(1, 1)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from backtracking.core.errors import InputError, ReceiptError
 from backtracking.core.interventions import At, Ban, Condition, Intervention, Window
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling import fused
 from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.context_runs import planned, run_contexts
@@ -28,6 +27,7 @@ from backtracking.model.sampling.packed_cache import PackedCache
 from backtracking.model.sampling.passes import Decode, Seating
 from backtracking.model.sampling.prefixes import forward
 from backtracking.model.sampling.refusals import check_length, check_one_device
+from backtracking.model.sampling.replaced import Replaced
 from backtracking.model.sampling.scored_contexts import Reaching, Scored, batches, with_longer_ones
 
 ROWS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
@@ -95,6 +95,7 @@ class _Scoring:
     specs: Mapping[Spec, int]
     """Number of every condition, and of every part of one that reaches into what is run at once."""
     edits: Edits
+    replaced: Replaced
     blocks: Sequence[nn.Module]
     first: Sequence[int]
     """Block in which each of them first acts."""
@@ -104,7 +105,9 @@ class _Scoring:
         """Compile them."""
         specs = {spec: index for index, spec in enumerate(dict.fromkeys([*inside, *conditions]))}
         edits, blocks = Edits(model, list(specs)), blocks_of(model)
-        return cls(model, conditions, specs, edits, blocks, first_blocks(edits, blocks))
+        with alone:
+            replaced = Replaced.of(model.plain.module)
+        return cls(model, conditions, specs, edits, replaced, blocks, first_blocks(edits, blocks))
 
     @cached_property
     def numbers(self) -> list[int]:
@@ -129,7 +132,7 @@ class _Scoring:
             columns=contexts[0].fed,
             lasting=contexts[0].fed > 1,
         )
-        with alone, fused.installed(self.model.plain.module), self.edits.installed():
+        with alone, self.replaced.installed(), self.edits.installed():
             before = run_contexts(self.model, self.edits, self.specs, cache, plan)
             with joining.installed(self.blocks, self.model.device):
                 logits, after = self._fed(rows, cache)

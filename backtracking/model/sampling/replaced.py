@@ -1,0 +1,166 @@
+"""Parts of a model that are replaced while the packed engine runs it on a CPU in float32.
+
+Which modules have such parts is not read from a table of architectures: a part is run on numbers of ours, and replaced
+where it gives what the definition gives. Hooks see what they saw before.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backtracking.model.sampling.blocks import shorter
+from backtracking.model.sampling.compiled import serves
+from backtracking.model.sampling.fused import rms_norm, rotated
+from backtracking.model.sampling.trials import numbers
+
+ROTARY = "apply_rotary_pos_emb"
+"""What transformers' modules call the function."""
+_EPSILON = ("variance_epsilon", "eps")
+"""And the number that a norm adds."""
+_tried: WeakKeyDictionary[nn.Module, dict[tuple[float, int, Any], bool]] = WeakKeyDictionary()
+"""Whether a module was found to be such a norm, by its epsilon, its width and its class's forward."""
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The parts of a model that are replaced, with what they are replaced by."""
+
+    parts: Sequence[tuple[str, nn.Module, Callable[..., Any]]]
+    """Modules and their new forwards."""
+    functions: Sequence[tuple[str, Callable[..., Any]]]
+    """Python modules of transformers, and what they call their rotary embedding then."""
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Replaced":
+        """Try the parts of a model, which no other thread uses meanwhile."""
+        with torch.inference_mode():
+            found = [(name, part, _normalizing(part) or shorter(part)) for name, part in module.named_modules()]
+        sources = {name: getattr(sys.modules.get(name), ROTARY, None) for name in _sources(module)}
+        functions = [(name, own) for name, own in sources.items() if own is not None and _is_rotary(own)]
+        return cls(
+            [(name, part, forward) for name, part, forward in found if forward is not None],
+            [(name, _rotating(own)) for name, own in functions],
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """What is replaced."""
+        return [name for name, *_ in (*self.parts, *self.functions)]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Replace them inside the block, which one thread at a time enters."""
+        forwards = [(part, part.__dict__.get("forward")) for _, part, _ in self.parts]
+        rotary = [(sys.modules[name], getattr(sys.modules[name], ROTARY)) for name, _ in self.functions]
+        try:
+            for _, part, forward in self.parts:
+                part.forward = forward
+            for name, function in self.functions:
+                setattr(sys.modules[name], ROTARY, function)
+            yield
+        finally:
+            for part, own in forwards:
+                part.__dict__.pop("forward", None)
+                if own is not None:
+                    part.forward = own
+            for source, function in rotary:
+                setattr(source, ROTARY, function)
+
+
+def _sources(module: nn.Module) -> list[str]:
+    """The Python modules that the classes of its parts are from."""
+    return sorted({type(part).__module__ for part in module.modules()})
+
+
+def _normalizing(norm: nn.Module) -> Callable[..., Tensor] | None:
+    """The forward of a root-mean-square norm as one loop, if this module is shown to be one."""
+    if (epsilon := _epsilon_of(norm)) is None:
+        return None
+    weight = norm.weight
+    assert isinstance(weight, Tensor)
+    before, array, added = norm.forward, weight.detach().numpy(), np.float32(epsilon)
+
+    def forward(*given: Tensor, **named: Tensor) -> Tensor:
+        (residual,) = (*given, *named.values())
+        if serves(residual) and serves(weight) and residual.shape[-1] == len(array):
+            return rms_norm(residual, array, added)
+        return before(residual)
+
+    return forward
+
+
+def _rotating(before: Callable[..., Any]) -> Callable[..., Any]:
+    def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any) -> Any:
+        one_each = query.shape[2] == key.shape[2] == 1 and cos.shape == sin.shape == (len(query), 1, query.shape[3])
+        one_each = one_each and query.shape[3] % 2 == 0 and query.shape[3] == key.shape[3] and len(query) == len(key)
+        served = one_each and all(serves(each) for each in (query, key, cos, sin))
+        if others or named or not served:
+            return before(query, key, cos, sin, *others, **named)
+        return rotated(query, key, cos, sin)
+
+    return rotate
+
+
+def _epsilon_of(norm: nn.Module) -> float | None:
+    """The epsilon of a root-mean-square norm, if this module is shown to be one."""
+    weight = getattr(norm, "weight", None)
+    epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
+    if epsilon is None or not isinstance(weight, nn.Parameter) or weight.ndim != 1 or not serves(weight):
+        return None
+    alone = sum(1 for _ in norm.parameters()) == 1 and next(norm.children(), None) is None
+    if not alone or len(inspect.signature(norm.forward).parameters) != 1:
+        return None
+    if "forward" in norm.__dict__:  # somebody has replaced it, and may again
+        return epsilon if _is_norm(norm, epsilon) else None
+    case, shown = (epsilon, len(weight), type(norm).forward), _tried.setdefault(norm, {})
+    if case not in shown:
+        shown[case] = _is_norm(norm, epsilon)
+    return epsilon if shown[case] else None
+
+
+def _is_norm(norm: nn.Module, epsilon: float) -> bool:
+    """Whether it divides each row by the root of its mean square (and epsilon), and multiplies with the weights.
+
+    It is tried with other weights than its own, under which it might look like one: if they are 0, say.
+    """
+    own = norm._parameters.get("weight")
+    if own is None:  # it is computed
+        return False
+    rows, weight = numbers(4, len(own)), numbers(len(own) + 1)[1:]
+    norm._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+    try:
+        found = norm.forward(rows)
+    finally:
+        norm._parameters["weight"] = own
+    expected = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon) * weight
+    return torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@cache
+@torch.inference_mode()
+def _is_rotary(function: Callable[..., Any]) -> bool:
+    """Whether that is the function that turns the first half of each head against the second."""
+    if list(inspect.signature(function).parameters)[:4] != ["q", "k", "cos", "sin"]:
+        return False
+    query, key, cos, sin = numbers(3, 2, 1, 8), numbers(3, 1, 1, 8) + 2, numbers(3, 1, 8), numbers(3, 1, 8) + 1
+    try:
+        found = function(query, key, cos, sin)
+    except (TypeError, RuntimeError):  # it takes something else
+        return False
+    if not isinstance(found, tuple) or len(found) != 2:
+        return False
+    for given, turned in zip((query, key), found, strict=True):
+        one, two = given[..., :4], given[..., 4:]
+        expected = given * cos[:, None] + torch.cat([-two, one], -1) * sin[:, None]
+        if turned.shape != given.shape or not torch.allclose(turned, expected, rtol=1e-5, atol=1e-6):
+            return False
+    return True

@@ -1,0 +1,250 @@
+"""Laws of the shorter forwards: only what gives the same is shortened, hooks see and change what they did before."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers.models.qwen2 import modeling_qwen2
+
+from backtracking.model.sampling import blocks, fused
+from backtracking.model.sampling.attention import use_packed_attention
+from backtracking.model.sampling.blocks import shorter
+from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
+from backtracking.model.sampling.passes import Decode, Seating
+from backtracking.model.sampling.replaced import Replaced
+from tests.tiny import tiny_hf
+
+SHORTENED = {
+    "llama": {"", "self_attn", "mlp"},
+    "qwen2": {"", "self_attn", "mlp"},
+    "mistral": {"", "self_attn", "mlp"},
+    "qwen3": {"", "mlp"},  # its attention has norms of its own
+    "gemma2": {"self_attn"},  # its blocks have four norms, and its gates are not SiLU
+    "neox": set(),
+    "gpt2": set(),
+}
+ROWS = 5
+
+
+@pytest.fixture
+def qwen2():
+    module = tiny_hf("qwen2")
+    use_packed_attention(module)
+    return module
+
+
+def a_step(module):
+    """The logits of a step in the middle of decoding, and what was kept of it."""
+    torch.manual_seed(0)
+    cfg = module.config
+    width = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
+    like = torch.zeros(1, cfg.num_key_value_heads, 1, width)
+    cache = PackedCache(seats=ROWS, entries=2, width=6, columns=4, filled=2)
+    for layer in range(cfg.num_hidden_layers):
+        for rooms, entries, columns in ((cache.prefixes, 2, 6), (cache.added, ROWS, 4)):
+            rooms[layer] = KeyValues.room(entries, columns, like)
+            rooms[layer].keys.normal_()
+            rooms[layer].values.normal_()
+    prefix, length, start = (
+        torch.arange(ROWS) % 2,
+        torch.tensor([6, 4])[torch.arange(ROWS) % 2],
+        torch.zeros(ROWS).long(),
+    )
+    positions = length + cache.filled
+    passing = Decode(cache, Seating.of(prefix, length, start), positions)
+    with torch.inference_mode():
+        options = {"position_ids": positions[:, None], "use_cache": False, "packed": passing}
+        logits = module(input_ids=torch.arange(3, 3 + ROWS)[:, None], **options).logits
+    return torch.cat([logits.flatten(), *(added.keys.flatten() for added in cache.added.values())])
+
+
+def shortened(part):
+    """Whether it is."""
+    with torch.inference_mode():
+        return shorter(part) is not None
+
+
+def parts_of(module):
+    """Which parts of the first block are shortened."""
+    return {
+        name.split("layers.0")[1].lstrip(".")
+        for name, part in module.named_modules()
+        if "layers.0" in name and shortened(part)
+    }
+
+
+@pytest.mark.parametrize("family", SHORTENED)
+def test_which_parts_are_shortened(family):
+    module = tiny_hf(family)
+    use_packed_attention(module)
+    assert parts_of(module) == SHORTENED[family]
+    if SHORTENED[family]:
+        expected = a_step(module)
+        replaced = Replaced.of(module)
+        assert {f"model.layers.0.{part}".rstrip(".") for part in SHORTENED[family]} <= set(replaced.names)
+        with replaced.installed():
+            torch.testing.assert_close(a_step(module), expected, atol=2e-5, rtol=1e-4)
+
+
+def a_block(**changed):
+    """A block of Qwen 2 with another forward, or other parts."""
+    module = tiny_hf("qwen2")
+    use_packed_attention(module)
+    block = module.model.layers[0]
+    for name, value in changed.items():
+        setattr(block, name, value)
+    return block
+
+
+def test_a_block_that_does_something_else_is_left_alone(monkeypatch):
+    assert shortened(a_block())
+    real = modeling_qwen2.Qwen2DecoderLayer.forward
+    for other in (
+        lambda self, hidden, **named: real(self, hidden, **named) * 1.001,  # a multiplier, as Granite has
+        lambda self, hidden, **named: hidden + 0.9 * (real(self, hidden, **named) - hidden),
+        lambda self, hidden, **named: (real(self, hidden, **named),),
+        lambda self, hidden, **named: real(self, hidden, **named | {"packed": None}),
+        lambda self, hidden: hidden,
+        lambda self, hidden, **named: (  # attention and MLP side by side
+            hidden
+            + self.self_attn(hidden_states=self.input_layernorm(hidden), **named)[0]
+            + self.mlp(self.post_attention_layernorm(hidden))
+        ),
+    ):
+        monkeypatch.setattr(modeling_qwen2.Qwen2DecoderLayer, "forward", other)
+        assert not shortened(a_block())
+
+
+def test_an_attention_that_does_something_else_is_left_alone(monkeypatch):
+    assert shortened(a_block().self_attn)
+    kind, rotary = modeling_qwen2.Qwen2Attention, modeling_qwen2.apply_rotary_pos_emb
+    real = kind.forward
+
+    def by_position(self, hidden_states, position_ids=None, **named):  # as Llama 4 scales queries far into a text
+        far = 1 + 0.1 * (position_ids[..., None] / 8192).floor().log1p()
+        return real(self, hidden_states=hidden_states * far, position_ids=position_ids, **named)
+
+    for other in (
+        by_position,
+        lambda self, hidden_states, **named: real(self, hidden_states=hidden_states * 2, **named),
+        lambda self, **named: (real(self, **named)[0] * 2, None),
+        lambda self, **named: real(self, **named)[0],
+    ):
+        monkeypatch.setattr(kind, "forward", other)
+        assert not shortened(a_block().self_attn)
+    monkeypatch.setattr(kind, "forward", real)
+    monkeypatch.setattr(modeling_qwen2, "apply_rotary_pos_emb", lambda q, k, *_: (q, k))
+    assert not shortened(a_block().self_attn)
+    monkeypatch.setattr(modeling_qwen2, "apply_rotary_pos_emb", lambda q, k, cos, sin: (rotary(q, q, cos, sin)[0], k))
+    assert not shortened(a_block().self_attn)
+    monkeypatch.undo()
+    attention = a_block().self_attn
+    attention.config._attn_implementation = "eager"
+    assert not shortened(attention)
+
+
+def test_an_mlp_that_does_something_else_is_left_alone(monkeypatch):
+    assert shortened(a_block().mlp)
+    block = a_block()
+    block.mlp.act_fn = nn.GELU()
+    assert not shortened(block.mlp)
+    for other in (
+        lambda self, x: self.down_proj(self.act_fn(self.up_proj(x)) * self.gate_proj(x)),
+        lambda self, x: self.down_proj(self.act_fn(self.gate_proj(2 * x)) * self.up_proj(x)),
+        lambda self, x: x + self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)),
+    ):
+        monkeypatch.setattr(modeling_qwen2.Qwen2MLP, "forward", other)
+        assert not shortened(a_block().mlp)
+
+
+def test_other_kinds_of_numbers_are_left_alone():
+    for dtype in (torch.bfloat16, torch.float64):
+        module = tiny_hf("qwen2").to(dtype)
+        use_packed_attention(module)
+        assert parts_of(module) == set()
+
+
+def test_what_is_changed_between_two_runs_counts(qwen2):
+    before = a_step(qwen2)
+    for layer in qwen2.model.layers:
+        layer.self_attn.scaling *= 3
+    expected = a_step(qwen2)
+    assert (expected - before).abs().max() > 1e-3
+    with Replaced.of(qwen2).installed():
+        torch.testing.assert_close(a_step(qwen2), expected, atol=2e-5, rtol=1e-4)
+
+
+INNER = [
+    "",
+    *blocks.BLOCK,
+    *(f"self_attn.{name}" for name in blocks.ATTENTION),
+    *(f"mlp.{name}" for name in blocks.MLP),
+]
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_hooks_see_and_change_what_they_did_before(qwen2, name):
+    part = qwen2.model.layers[1].get_submodule(name)
+    seen = []
+
+    def after(_module, _inputs, output):
+        first = output[0] if isinstance(output, tuple) else output
+        seen.append(first.clone())
+        return (first * 1.5, *output[1:]) if isinstance(output, tuple) else first * 1.5
+
+    def before(_module, inputs, named):
+        given_ = inputs[0] if inputs else named["hidden_states"]
+        seen.append(given_.clone())
+        changed = given_ + 0.25
+        return ((changed, *inputs[1:]), named) if inputs else ((), named | {"hidden_states": changed})
+
+    plain = a_step(qwen2)
+    for hook in (part.register_forward_hook, part.register_forward_pre_hook):
+        handle = hook(after) if hook == part.register_forward_hook else hook(before, with_kwargs=True)
+        expected = a_step(qwen2)
+        assert (expected - plain).abs().max() > 1e-3
+        with Replaced.of(qwen2).installed():
+            found = a_step(qwen2)
+        handle.remove()
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+        assert len(seen) == 2
+        torch.testing.assert_close(seen[1], seen[0], atol=2e-5, rtol=1e-4)
+        seen.clear()
+
+
+def test_layers_that_are_no_plain_linear_ones_are_called(qwen2):
+    class Adapted(nn.Linear):
+        def forward(self, input):  # noqa: A002 - as nn.Linear calls it
+            return super().forward(input) + input.sum(-1, keepdim=True)
+
+    attention = qwen2.model.layers[0].self_attn
+    adapted = Adapted(attention.q_proj.in_features, attention.q_proj.out_features)
+    adapted.load_state_dict(attention.q_proj.state_dict())
+    plain = a_step(qwen2)
+    attention.q_proj = adapted
+    expected = a_step(qwen2)
+    assert (expected - plain).abs().max() > 1e-3
+    with Replaced.of(qwen2).installed():
+        torch.testing.assert_close(a_step(qwen2), expected, atol=2e-5, rtol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 5), width=st.integers(1, 70), scale=st.sampled_from([0.1, 1.0, 30.0, 200.0]))
+def test_gates_are_pytorchs(rows, width, scale):
+    torch.manual_seed(width)
+    gate, up = torch.randn(rows, 1, width) * scale, torch.randn(rows, 1, width)
+    expected = nn.functional.silu(gate.double()) * up.double()
+    torch.testing.assert_close(fused.gated(gate, up).double(), expected, rtol=1e-6, atol=1e-30)
+    alone = torch.cat([fused.gated(gate[row : row + 1], up[row : row + 1]) for row in range(rows)])
+    assert torch.equal(fused.gated(gate, up), alone)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("place", [0, 17])
+def test_a_gate_that_is_not_finite_does_not_come_out_finite(bad, place):
+    gate, up = torch.zeros(1, 1, 18), torch.ones(1, 1, 18)
+    gate[0, 0, place] = bad
+    found = fused.gated(gate, up)
+    assert not torch.isfinite(found[0, 0, place])
+    assert torch.isfinite(found).sum() == 17
