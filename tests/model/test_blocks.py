@@ -158,6 +158,124 @@ def test_an_mlp_that_does_something_else_is_left_alone(monkeypatch):
         assert not shortened(a_block().mlp)
 
 
+@pytest.mark.parametrize("limit", [0.5, 8.0, 100.0])
+def test_limits_that_only_large_numbers_meet_are_seen(monkeypatch, limit):
+    """As OLMo has on queries, keys and values, and DeepSeek on gates."""
+    mlp, block = modeling_qwen2.Qwen2MLP, modeling_qwen2.Qwen2DecoderLayer
+    rotary, real = modeling_qwen2.apply_rotary_pos_emb, block.forward
+
+    def clamped(q, k, cos, sin):
+        return rotary(q.clamp(-limit, limit), k, cos, sin)
+
+    monkeypatch.setattr(modeling_qwen2, "apply_rotary_pos_emb", clamped)
+    assert not shortened(a_block().self_attn)
+    for own in (
+        lambda self, x: self.down_proj(self.act_fn(self.gate_proj(x).clamp(max=limit)) * self.up_proj(x)),
+        lambda self, x: self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x).clamp(-limit, limit)),
+        lambda self, x: self.down_proj((self.act_fn(self.gate_proj(x)) * self.up_proj(x)).clamp(-limit, limit)),
+    ):
+        monkeypatch.setattr(mlp, "forward", own)
+        assert not shortened(a_block().mlp)
+    monkeypatch.setattr(
+        block, "forward", lambda self, hidden, **named: real(self, hidden.clamp(-limit, limit), **named)
+    )
+    assert not shortened(a_block())
+
+
+def test_a_part_that_cannot_be_tried_is_left_alone_and_as_it_was(monkeypatch):
+    def own(self, x):
+        assert x.shape[-1] == self.hidden_size
+        return self.down_proj(x)
+
+    block = a_block()
+    parts = dict(block.mlp._modules)
+    for other in (
+        own,
+        lambda self, x: x / 0,
+        lambda self, x: 1 // 0,
+        lambda self, x: self.nothing,
+        lambda self, x: {}[x],
+    ):
+        monkeypatch.setattr(modeling_qwen2.Qwen2MLP, "forward", other)
+        assert not shortened(block.mlp)
+        assert block.mlp._modules == parts
+
+
+def test_what_somebody_has_put_in_the_place_of_a_forward_is_called(qwen2):
+    calls = []
+    for name in ("", "self_attn", "mlp"):
+        part = qwen2.model.layers[0].get_submodule(name)
+        real = part.forward
+
+        def own(*given, real=real, name=name, **named):
+            calls.append(name)
+            return real(*given, **named)
+
+        part.forward = own
+    replaced = Replaced.of(qwen2)
+    assert not calls
+    with replaced.installed():
+        a_step(qwen2)
+    assert calls == ["", "self_attn", "mlp"]
+
+
+def test_hooks_on_every_module_see_every_module(qwen2):
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, _given, _found: seen.append(type(module)))
+    try:
+        expected = a_step(qwen2)
+        count = len(seen)
+        replaced = Replaced.of(qwen2)
+        assert len(seen) == count
+        with replaced.installed():
+            torch.testing.assert_close(a_step(qwen2), expected, atol=2e-5, rtol=1e-4)
+        assert seen[count:] == seen[:count]
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("name", ["mlp.gate_proj", "mlp.up_proj", "self_attn.q_proj", "self_attn.k_proj"])
+@pytest.mark.parametrize("change", ["of another kind", "for all rows", "as they are not in memory"])
+def test_hooks_may_make_something_else_of_a_product(qwen2, name, change):
+    def after(_module, _given, found):
+        if change == "of another kind":
+            return found.double()
+        return (
+            found.mean(0, keepdim=True)
+            if change == "for all rows"
+            else found.transpose(0, 2).contiguous().transpose(0, 2)
+        )
+
+    layer = qwen2.model.layers[1]
+    layer.mlp.down_proj.register_forward_pre_hook(lambda _module, given_: given_[0].float())
+    layer.self_attn.o_proj.register_forward_pre_hook(lambda _module, given_: given_[0].float())
+    layer.get_submodule(name).register_forward_hook(after)
+    try:
+        expected = a_step(qwen2)
+    except RuntimeError:
+        expected = None
+    with Replaced.of(qwen2).installed():
+        if expected is None:
+            with pytest.raises(RuntimeError):
+                a_step(qwen2)
+        else:
+            torch.testing.assert_close(a_step(qwen2), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_trials_are_not_run_again_while_nothing_has_changed(qwen2, monkeypatch):
+    tried = []
+    real = blocks.inside
+    monkeypatch.setattr(blocks, "inside", lambda part, **others: tried.append(part) or real(part, **others))
+    Replaced.of(qwen2)
+    assert tried
+    tried.clear()
+    Replaced.of(qwen2)
+    assert not tried
+    qwen2.model.layers[1].self_attn.scaling *= 2
+    Replaced.of(qwen2)
+    assert set(tried) == {qwen2.model.layers[1].self_attn}
+
+
 def test_other_kinds_of_numbers_are_left_alone():
     for dtype in (torch.bfloat16, torch.float64):
         module = tiny_hf("qwen2").to(dtype)
@@ -238,6 +356,12 @@ def test_gates_are_pytorchs(rows, width, scale):
     torch.testing.assert_close(fused.gated(gate, up).double(), expected, rtol=1e-6, atol=1e-30)
     alone = torch.cat([fused.gated(gate[row : row + 1], up[row : row + 1]) for row in range(rows)])
     assert torch.equal(fused.gated(gate, up), alone)
+
+
+def test_large_numbers_in_gates_are_what_they_are_in_pytorch():
+    gate = torch.tensor([[-90.0, -1e4, -3e38, -3e38, 90.0, 3e38] * 3])
+    up = torch.tensor([[1.0, 1e30, 1.0, 1e10, 1e30, 0.5] * 3])
+    torch.testing.assert_close(fused.gated(gate, up), nn.functional.silu(gate) * up, rtol=1e-6, atol=1e-3)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -168,7 +168,7 @@ def test_parts_come_out_as_the_whole(monkeypatch):
 PREPARED = """
 import backtracking as bt
 from backtracking.model.sampling import fused, packed_engine, step_attention, step_choice
-kernels = (step_attention._attend, step_choice._sample, fused._normalize, fused._rotate, fused._scale)
+kernels = (step_attention._attend, step_choice._sample, fused._normalize, fused._rotate, fused._scale, fused._gate)
 assert not any(kernel.signatures for kernel in kernels)
 packed_engine.prepare()
 before = [list(kernel.signatures) for kernel in kernels]

@@ -1,14 +1,17 @@
 """Laws of threads: what several of them sample or score at once is what they do one after another."""
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 import torch
 
+from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.model.sampling import sample
+from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.scoring import next_logits
 from backtracking.model.sampling.shares import LEAST_ROWS
 from tests.tiny import tiny_tokenizer
@@ -88,3 +91,33 @@ def test_a_thread_that_forks_beside_one_that_samples(tiny, problems, monkeypatch
         forked, here = at_once([lambda: draw(BASELINE, many), lambda: [draw(ARMS[1], 2) for _ in range(4)]])
         assert forked == expected[0]
         assert here == [expected[1]] * 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked under Linux only")
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_process_forked_by_others_meanwhile_says_so(tiny, problems):
+    """It has the interventions of a thread that it does not have."""
+    held, done = Event(), Event()
+
+    def hold():
+        with alone:
+            held.set()
+            done.wait(60)
+
+    def status():
+        if not (child := os.fork()):
+            try:
+                sample(tiny, problems[:1], max_new_tokens=2)
+            except InputError as error:
+                os._exit(3 if "forked while another thread sampled" in str(error) else 4)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    with ThreadPoolExecutor(1) as other:
+        holding = other.submit(hold)
+        assert held.wait(60)
+        assert status() == 3
+        done.set()
+        holding.result()
+    assert status() == 0

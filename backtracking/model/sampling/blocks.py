@@ -1,16 +1,19 @@
 """Shorter forwards of a block, its attention and its MLP, for passes of one token per row on a CPU in float32.
 
 With few rows most of a step goes into the small operations and the Python between the matrix products. Here each of
-three parts that most architectures share does what its own forward does in as few operations as possible. The modules
-inside them are called as before where anything is hooked on them.
+three parts that most architectures share does what its own forward does in as few operations as possible. A part is
+tried on numbers of ours, ordinary and large ones, with stand-ins for the modules inside it, whenever one of its
+settings has changed. The modules inside are called as before where anything is hooked on them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
+from torch.nn.modules import module as modules
 
 from backtracking.core.errors import InputError
 from backtracking.model.sampling.compiled import serves
@@ -24,97 +27,143 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj", "act_fn")
 """and those of a gated MLP."""
 Forward = Callable[..., Any]
-_ROWS, _TOLERANCE = 2, 2e-5
-_USUAL: dict[str, Any] = {"position_ids": torch.tensor([[3], [100_000]]), "past_key_values": None, "use_cache": False}
+_ROWS, _TOLERANCE, _LARGE = 2, 2e-5, 1e4
+_USUAL: dict[str, Any] = {"position_ids": torch.tensor([[3], [10**9]]), "past_key_values": None, "use_cache": False}
 """What else a model hands to its blocks, and they to their attention."""
 _KNOWN = {"hidden_states", "attention_mask", "position_embeddings", "packed", *_USUAL}
-_OTHERWISE = (TypeError, RuntimeError, ValueError, AttributeError, LookupError, InputError)
+_COMMON = vars(nn.Module()).keys() - {"training"}
+"""What every module has, and what does not decide what it does."""
+_OTHERWISE = (
+    *(TypeError, RuntimeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError, NameError),
+    InputError,
+)
 """What a part raises that takes or does something else."""
+_tried: WeakKeyDictionary[nn.Module, tuple[Any, Any]] = WeakKeyDictionary()
+"""What a trial of a part found, and the settings it was found under."""
 
 
 def shorter(part: nn.Module) -> Forward | None:
     """The shorter forward of a block, an attention or an MLP, if the part is shown to be one of the known kind.
 
-    To be called without gradients.
+    To be called without gradients. A part whose forward somebody has replaced is left alone, as are all parts where
+    hooks are on every module.
     """
-    find = _KINDS.get(frozenset(part._modules))
-    if find is None or not all(map(serves, part.parameters())):
+    trial, shortened = _KINDS.get(frozenset(part._modules), (None, None))
+    if trial is None or shortened is None or "forward" in part.__dict__ or part._parameters or part._buffers:
         return None
-    try:
-        return find(part)
-    except _OTHERWISE:
+    if modules._global_forward_hooks or modules._global_forward_pre_hooks or not all(map(serves, part.parameters())):
         return None
+    settings = _settings(part)
+    if part not in _tried or _tried[part][0] != settings:
+        try:
+            _tried[part] = settings, trial(part)
+        except _OTHERWISE:
+            _tried[part] = settings, None
+    found = _tried[part][1]
+    return None if found is None else shortened(part, found)
 
 
-def _block(block: nn.Module) -> Forward | None:
-    """`h = x + attention(norm(x))`, then `h + mlp(norm(h))`."""
-    start, before = numbers(_ROWS, 1, 8), block.forward
-    seen: list[dict[str, Any]] = []
+def _settings(part: nn.Module) -> Any:
+    """All that decides what a part does, but for the modules inside it, which are stood in for."""
+    activation, config = part._modules.get("act_fn"), getattr(part, "config", None)
+    own = [_plain(vars(each)) for each in (part, activation, config) if each is not None]
+    return type(part).forward, type(activation), getattr(type(activation), "forward", None), own
+
+
+def _plain(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    kinds = (bool, int, float, str, list, tuple, dict, type(None))
+    return [(name, repr(value)) for name, value in values.items() if isinstance(value, kinds) and name not in _COMMON]
+
+
+def _block_tried(block: nn.Module) -> frozenset[str] | None:
+    """Whether it is `h = x + attention(norm(x))`, then `h + mlp(norm(h))`: what it hands on to its attention."""
     usual = {"attention_mask": None, "position_embeddings": "angles", "packed": "cache", **_USUAL}
+    handed: set[str] = set()
+    bounded = (torch.exp, torch.cos, torch.sin, torch.tanh)
+    unbounded = (lambda x: x + 1, lambda x: -2 * x, lambda x: x / 2, lambda x: 3 * x - 1)
+    for start, (first, attention, second, mlp) in (
+        (numbers(_ROWS, 1, 8), bounded),
+        (numbers(_ROWS, 1, 8) * _LARGE, unbounded),
+    ):
+        seen: list[dict[str, Any]] = []
 
-    def attends(**named: Any) -> tuple[Tensor, None]:
-        seen.append(named)
-        return named["hidden_states"].cos(), None
+        def attends(seen: list[Any] = seen, attention: Any = attention, **named: Any) -> tuple[Tensor, None]:
+            seen.append(named)
+            return attention(named["hidden_states"]), None
 
-    parts = {"input_layernorm": torch.exp, "self_attn": attends, "post_attention_layernorm": torch.sin}
-    with inside(block, **parts, mlp=torch.tanh):
-        found = before(start, **usual)
-    middle = start + start.exp().cos()
-    if len(seen) != 1 or not _alike(found, middle + middle.sin().tanh()):
-        return None
-    handed_on = seen[0].keys() - {"hidden_states"}
-    if not {"position_embeddings", "packed"} <= handed_on <= usual.keys():
-        return None
-    if any(seen[0][name] is not usual[name] for name in handed_on):
-        return None
-    first, attention, second, mlp = (block._modules[name] for name in BLOCK)
-    assert first is not None and attention is not None and second is not None and mlp is not None
+        with inside(block, input_layernorm=first, self_attn=attends, post_attention_layernorm=second, mlp=mlp):
+            found = block.forward(start, **usual)
+        middle = start + attention(first(start))
+        handed = seen[0].keys() - {"hidden_states"}
+        if len(seen) != 1 or not {"position_embeddings", "packed"} <= handed <= usual.keys():
+            return None
+        if any(seen[0][name] is not usual[name] for name in handed):
+            return None
+        if not _alike(found, middle + mlp(second(middle))):
+            return None
+    return frozenset(handed)
+
+
+def _block(block: nn.Module, handed: frozenset[str]) -> Forward:
+    before = block.forward
+    first, attention, second, mlp = _children(block, BLOCK)
 
     def forward(*given: Any, **named: Any) -> Any:
-        if (hidden := _one_token(given, named)) is None:
+        hidden = _one_token(given, named)
+        if hidden is None or not handed <= named.keys():
             return before(*given, **named)
-        handed = {name: named[name] for name in handed_on if name in named}
-        hidden = hidden + attention(hidden_states=first(hidden), **handed)[0]
+        hidden = hidden + attention(hidden_states=first(hidden), **{name: named[name] for name in handed})[0]
         added = mlp(second(hidden))
         return hidden + (added[0] if isinstance(added, tuple) else added)  # as of a mixture of experts
 
     return forward
 
 
-def _attention(attention: Any) -> Forward | None:
-    """Rotary embeddings on queries and keys, attention, and the output projection."""
-    width, before = attention.head_dim, attention.forward
-    query, key, value = (
-        numbers(_ROWS, 1, attention._modules[name].out_features) + shift for shift, name in enumerate(ATTENTION[:3])
-    )
-    hidden, out, read = numbers(_ROWS, 1, 4), numbers(_ROWS, 1, 6), query.view(_ROWS, 1, -1, width).exp()
-    cos, sin = numbers(_ROWS, 1, width) * 2, numbers(_ROWS, 1, width) + 1
-    given: list[Tensor] = []
+def _attention_tried(attention: Any) -> tuple[int, int, dict[str, Any]] | None:
+    """Whether it turns queries and keys, attends, and projects: width of a head, layer, and what it asks for."""
+    width, found = attention.head_dim, None
+    for scale in (1.0, _LARGE):
+        query, key, value = (
+            (numbers(_ROWS, 1, attention._modules[name].out_features) + shift) * scale
+            for shift, name in enumerate(ATTENTION[:3])
+        )
+        hidden, out, read = numbers(_ROWS, 1, 4), numbers(_ROWS, 1, 6), query.view(_ROWS, 1, -1, width) * 2 + 1
+        cos, sin = numbers(_ROWS, 1, width) * 2, numbers(_ROWS, 1, width) + 1
+        given: list[Tensor] = []
+        probe = _Probe(read.clone())
+        stand_ins = zip(ATTENTION, (_giving(each, given) for each in (query, key, value, out)), strict=True)
+        with inside(attention, **dict(stand_ins)):
+            options = {"position_embeddings": (cos, sin), "attention_mask": None, "packed": probe, **_USUAL}
+            got = attention.forward(hidden_states=hidden, **options)
+        if probe.asked is None or not isinstance(got, tuple) or len(got) != 2 or got[1] is not None:
+            return None
+        turned = rotated(_heads(query, width), _heads(key, width), cos, sin)
+        asked = zip(probe.asked, (*turned, _heads(value, width)), strict=True)
+        inputs = zip(given, (hidden, hidden, hidden, read.flatten(2)), strict=True)
+        if not all(_alike(one, other) for one, other in (*asked, *inputs, (got[0], out))):
+            return None
+        if found not in (None, (width, probe.layer, probe.options)):
+            return None
+        found = width, probe.layer, probe.options
+    return found
 
-    def projected(numbers_: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda input_: given.append(input_) or numbers_
 
-    probe = _Probe(read)
-    stand_ins = zip(ATTENTION, map(projected, (query, key, value, out)), strict=True)
-    with inside(attention, **dict(stand_ins)):
-        angles = {"position_embeddings": (cos, sin), "attention_mask": None}
-        found = before(hidden_states=hidden, packed=probe, **angles, **_USUAL)
-    if probe.asked is None or not isinstance(found, tuple) or len(found) != 2 or found[1] is not None:
-        return None
-    turned = rotated(_heads(query, width), _heads(key, width), cos, sin)
-    same = all(map(_alike, probe.asked, (*turned, _heads(value, width))))
-    same = same and all(map(_alike, given, (hidden, hidden, hidden, read.flatten(2)))) and len(given) == len(ATTENTION)
-    if not same or not _alike(found[0], out):
-        return None
-    layer, options = probe.layer, probe.options
-    to_query, to_key, to_value, to_out = (_product(attention._modules[name]) for name in ATTENTION)
+def _attention(attention: Any, found: tuple[int, int, dict[str, Any]]) -> Forward:
+    before, (width, layer, options) = attention.forward, found
+    to_query, to_key, to_value, to_out = map(_product, _children(attention, ATTENTION))
 
     def forward(*given: Any, **named: Any) -> Any:
         hidden, angles = _one_token(given, named), named.get("position_embeddings", ())
-        if hidden is None or any(angle.shape != (len(hidden), 1, width) for angle in angles):
+        if hidden is None or any(angle.shape != (len(hidden), 1, width) or not serves(angle) for angle in angles):
             return before(*given, **named)
-        query, key = rotated(_heads(to_query(hidden), width), _heads(to_key(hidden), width), *angles)
-        read = named["packed"].attend(layer, query, key, _heads(to_value(hidden), width), **options)
+        query, key, value = (
+            project(hidden).view(len(hidden), -1, 1, width) for project in (to_query, to_key, to_value)
+        )
+        if serves(query) and serves(key):
+            query, key = rotated(query, key, *angles)
+        else:  # a hook has made other numbers of them
+            query, key = _turned(query, *angles), _turned(key, *angles)
+        read = named["packed"].attend(layer, query, key, value, **options)
         return to_out(read.flatten(2)), None
 
     return forward
@@ -134,32 +183,50 @@ class _Probe:
         return self._read
 
 
-def _mlp(mlp: nn.Module) -> Forward | None:
-    """`down(silu(gate(x)) * up(x))`."""
-    start, gate, up, given = numbers(_ROWS, 1, 4), numbers(_ROWS, 1, 24) * 5, numbers(_ROWS, 1, 24) + 1, []
-    before, activation = mlp.forward, mlp._modules["act_fn"]
-    assert activation is not None
-    stand_ins = {
-        "gate_proj": lambda input_: given.append(input_) or gate,
-        "up_proj": lambda input_: given.append(input_) or up,
-        "down_proj": torch.tanh,
-        "act_fn": activation.forward,  # without its hooks, which see no trial
-    }
-    with inside(mlp, **stand_ins):
-        found = before(start)
-    if not all(each is start for each in given) or not _alike(found, (silu(gate) * up).tanh()):
-        return None
-    to_gate, to_up, to_out = (_product(mlp._modules[name]) for name in MLP[:3])
+def _mlp_tried(mlp: nn.Module) -> bool | None:
+    """Whether it is `down(silu(gate(x)) * up(x))`."""
+    (activation,) = _children(mlp, MLP[3:])
+    for scale in (1.0, 8.0, _LARGE):
+        start, gate, up = (
+            numbers(_ROWS, 1, 4),
+            numbers(_ROWS, 1, 24) * scale,
+            (numbers(_ROWS, 1, 24) + 0.1).flip(2) * scale,
+        )
+        given: list[Tensor] = []
+        with inside(
+            mlp,
+            gate_proj=_giving(gate, given),
+            up_proj=_giving(up, given),
+            down_proj=torch.neg,
+            act_fn=activation.forward,  # without its hooks, which see no trial
+        ):
+            found = mlp.forward(start)
+        if len(given) != 2 or not all(_alike(each, start) for each in given) or not _alike(found, -(silu(gate) * up)):
+            return None
+    return True
+
+
+def _mlp(mlp: nn.Module, _: bool) -> Forward:
+    before = mlp.forward
+    gate_proj, up_proj, down_proj, activation = _children(mlp, MLP)
+    to_gate, to_up, to_out = map(_product, (gate_proj, up_proj, down_proj))
 
     def forward(hidden: Tensor) -> Tensor:
         if not serves(hidden) or _hooked(activation):
             return before(hidden)
-        return to_out(gated(to_gate(hidden), to_up(hidden)))
+        gate, up = to_gate(hidden), to_up(hidden)
+        if serves(gate) and serves(up) and gate.shape == up.shape:
+            return to_out(gated(gate, up))
+        return to_out(activation(gate) * up)  # a hook has made something else of them
 
     return forward
 
 
-_KINDS = {frozenset(BLOCK): _block, frozenset(ATTENTION): _attention, frozenset(MLP): _mlp}
+_KINDS: dict[frozenset[str], tuple[Callable[[Any], Any], Callable[[Any, Any], Forward]]] = {
+    frozenset(BLOCK): (_block_tried, _block),
+    frozenset(ATTENTION): (_attention_tried, _attention),
+    frozenset(MLP): (_mlp_tried, _mlp),
+}
 
 
 def _one_token(given: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
@@ -173,17 +240,37 @@ def _one_token(given: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
     return hidden if hidden is not None and hidden.ndim == 3 and hidden.shape[1] == 1 and serves(hidden) else None
 
 
+def _children(part: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    return [part.get_submodule(name) for name in names]
+
+
+def _giving(number: Tensor, given: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Gives a copy of the number, and keeps what it is given."""
+
+    def give(received: Tensor) -> Tensor:
+        given.append(received.clone())
+        return number.clone()
+
+    return give
+
+
 def _heads(projected: Tensor, width: int) -> Tensor:
     """`row 1 head*d_head` as `row head 1 d_head`."""
     return projected.view(len(projected), -1, 1, width)
 
 
-def _product(layer: Any) -> Callable[[Tensor], Tensor]:
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """What `rotated` gives, of any kind of numbers."""
+    one, two = heads.chunk(2, -1)
+    return heads * cos[:, None] + torch.cat([-two, one], -1) * sin[:, None]
+
+
+def _product(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     """A linear layer, without the way through its module where nothing is hooked on it."""
     if type(layer) is not nn.Linear or "forward" in layer.__dict__:
         return layer
     weight, bias = layer.weight, layer.bias
-    return lambda input_: layer(input_) if _hooked(layer) else linear(input_, weight, bias)
+    return lambda given: layer(given) if _hooked(layer) else linear(given, weight, bias)
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -191,5 +278,6 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _alike(found: Any, expected: Tensor) -> bool:
-    same = isinstance(found, Tensor) and found.shape == expected.shape
-    return same and bool((found - expected).abs().max() < _TOLERANCE)
+    if not isinstance(found, Tensor) or found.shape != expected.shape:
+        return False
+    return bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp(min=1))

@@ -30,9 +30,7 @@ _FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}  # without the assumption 
 LOG2_E, _HALF, _ONE = np.float32(1.4426950408889634), np.float32(0.5), np.float32(1)
 LN_2 = (np.float32(0.693359375), np.float32(-2.12194440e-4))  # in two parts, whose products are exact enough
 # Of (e^x - 1 - x) / x^2 where |x| <= ln(2) / 2: expf.c of S. Moshier's Cephes.
-POLYNOMIAL = tuple(
-    map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5))
-)
+EXP = tuple(map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5)))
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,9 +112,7 @@ def exponentials(numbers: Any, powers: Any, scale: Any) -> Any:
             x = LEAST
         n = np.float32(math.floor(x * LOG2_E + _HALF))
         x = x - n * LN_2[0] - n * LN_2[1]
-        y = (
-            (((POLYNOMIAL[0] * x + POLYNOMIAL[1]) * x + POLYNOMIAL[2]) * x + POLYNOMIAL[3]) * x + POLYNOMIAL[4]
-        ) * x + POLYNOMIAL[5]
+        y = ((((EXP[0] * x + EXP[1]) * x + EXP[2]) * x + EXP[3]) * x + EXP[4]) * x + EXP[5]
         numbers[i] = y * x * x + x + _ONE
         powers[i] = (np.int32(n) + np.int32(127)) << np.int32(23)  # the bits of 2 to the power of n
     total = np.float32(0)

@@ -133,4 +133,4 @@ def _gate(first: int, last: int, gate: Any, up: Any, found: Any) -> None:
     for row in range(first, last):
         gates(flat_gate, flat_up, flat, np.uint64(row) * width, vectors)
         for i in range(vectors * _LANES, width):
-            found[row, i] = gate[row, i] * up[row, i] / (_ONE + np.exp(-gate[row, i]))
+            found[row, i] = gate[row, i] / (_ONE + np.exp(-gate[row, i])) * up[row, i]

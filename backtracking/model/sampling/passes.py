@@ -149,7 +149,8 @@ class Decode:
         cache, added = self.cache, self.cache.room_for(layer, key)
         seats, heads, _, width = query.shape
         groups = key.shape[1]
-        if softcap is None and serves(query):
+        alike = key.shape == value.shape and len(key) == seats
+        if softcap is None and alike and all(map(serves, (query, key, value))):
             return step_attention.attend(
                 query,
                 key,

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from backtracking.model.sampling.compiled import LANES, LEAST, LN_2, LOG2_E, POLYNOMIAL, compiled
+from backtracking.model.sampling.compiled import EXP, LANES, LEAST, LN_2, LOG2_E, compiled
 
 _0, _1, _2, _4, _LANES = map(np.uint64, (0, 1, 2, 4, LANES))
 _BYTE, _INDEX, _INTEGER = ir.IntType(8), ir.IntType(64), ir.IntType(32)
@@ -104,12 +104,17 @@ def _gating(_typing: Any, gate: Any, up: Any, out: Any, at: Any, vectors: Any) -
             power = builder.call(floor, [added(x, _all(LOG2_E), _all(0.5))])
             for part in LN_2:
                 x = added(power, _all(-part), x)
-            y = _all(POLYNOMIAL[0])
-            for coefficient in POLYNOMIAL[1:]:
+            y = _all(EXP[0])
+            for coefficient in EXP[1:]:
                 y = added(y, x, _all(coefficient))
             y = added(builder.fmul(y, x), x, builder.fadd(x, _all(1)))
             bits = builder.add(builder.fptosi(power, _INTEGERS), ir.Constant(_INTEGERS, [127] * LANES))
             scale = builder.bitcast(builder.shl(bits, ir.Constant(_INTEGERS, [23] * LANES)), _VECTOR)
+            # Where e to that power is cut off the product is nothing, unless the number is infinite.
+            low = builder.and_(
+                builder.fcmp_ordered("<", number, _all(LEAST)), builder.fcmp_ordered(">", number, _all(float("-inf")))
+            )
+            number = builder.select(low, _all(LEAST), number)
             found = builder.fdiv(builder.fmul(number, factor), added(y, scale, _all(1)))
             builder.store(found, there, align=4)
         return context.get_dummy_value()

@@ -95,7 +95,6 @@ class _Scoring:
     specs: Mapping[Spec, int]
     """Number of every condition, and of every part of one that reaches into what is run at once."""
     edits: Edits
-    replaced: Replaced
     blocks: Sequence[nn.Module]
     first: Sequence[int]
     """Block in which each of them first acts."""
@@ -105,9 +104,7 @@ class _Scoring:
         """Compile them."""
         specs = {spec: index for index, spec in enumerate(dict.fromkeys([*inside, *conditions]))}
         edits, blocks = Edits(model, list(specs)), blocks_of(model)
-        with alone:
-            replaced = Replaced.of(model.plain.module)
-        return cls(model, conditions, specs, edits, replaced, blocks, first_blocks(edits, blocks))
+        return cls(model, conditions, specs, edits, blocks, first_blocks(edits, blocks))
 
     @cached_property
     def numbers(self) -> list[int]:
@@ -132,7 +129,7 @@ class _Scoring:
             columns=contexts[0].fed,
             lasting=contexts[0].fed > 1,
         )
-        with alone, self.replaced.installed(), self.edits.installed():
+        with alone, Replaced.of(self.model.plain.module).installed(), self.edits.installed():
             before = run_contexts(self.model, self.edits, self.specs, cache, plan)
             with joining.installed(self.blocks, self.model.device):
                 logits, after = self._fed(rows, cache)

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 
-@lru_cache(maxsize=64)
 def numbers(*shape: int) -> Tensor:
-    """Numbers of that shape, all different, which nobody may change."""
+    """Numbers of that shape, all different."""
+    return _numbers(shape).clone()
+
+
+@lru_cache(maxsize=64)
+def _numbers(shape: tuple[int, ...]) -> Tensor:
     return torch.linspace(-3, 2, math.prod(shape), dtype=torch.float32, device="cpu").sin().view(shape)
 
 
