@@ -41,7 +41,7 @@ class Replaced:
 
     @classmethod
     def of(cls, module: nn.Module) -> "Replaced":
-        """Try the parts of a model, which no other thread uses meanwhile; to be installed before anything changes it."""
+        """Try the parts of a model, which no other thread uses; to be installed before anything changes it."""
         with torch.inference_mode():
             found = [(name, part, _normalizing(part) or shorter(part)) for name, part in module.named_modules()]
         sources = {name: getattr(sys.modules.get(name), ROTARY, None) for name in _sources(module)}
