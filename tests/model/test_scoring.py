@@ -303,6 +303,20 @@ def test_hooks_are_gone_while_and_after_it_is_read_and_after_an_error(tiny, monk
     assert hooks() == (0, 0)
 
 
+def test_weights_that_change_between_two_batches_count(monkeypatch):
+    model = HookedReasoner.from_hf(tiny_hf("qwen2"), tiny_tokenizer(), name="tiny")
+    contexts = [[5, 6, 7, 8], [9, 8, 7, 6]]
+    monkeypatch.setitem(scoring.ROWS_AT_ONCE, "cpu", 1)
+    found = next_logits(model, contexts, [BASELINE])
+    (first, before) = next(found)
+    for parameter in model.plain.module.parameters():
+        parameter.data = parameter.data * 1.5
+    (second, after) = next(found)
+    anew = dict(next_logits(model, contexts, [BASELINE]))
+    torch.testing.assert_close(after, anew[second])
+    assert (before - anew[first]).abs().max() > 0.1
+
+
 def test_what_cannot_be_scored_is_refused(tiny):
     with pytest.raises(InputError, match="takes 2 to 256"):
         list(next_logits(tiny, [[1]], [BASELINE]))

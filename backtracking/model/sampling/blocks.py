@@ -17,7 +17,7 @@ from torch.nn.modules import module as modules
 
 from backtracking.core.errors import InputError
 from backtracking.model.sampling.compiled import serves
-from backtracking.model.sampling.fused import gated, rotated
+from backtracking.model.sampling.fused import gated, rotated, turned
 from backtracking.model.sampling.trials import inside, numbers
 
 BLOCK = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
@@ -94,8 +94,10 @@ def _block_tried(block: nn.Module) -> frozenset[str] | None:
         with inside(block, input_layernorm=first, self_attn=attends, post_attention_layernorm=second, mlp=mlp):
             found = block.forward(start, **usual)
         middle = start + attention(first(start))
+        if len(seen) != 1:
+            return None
         handed = seen[0].keys() - {"hidden_states"}
-        if len(seen) != 1 or not {"position_embeddings", "packed"} <= handed <= usual.keys():
+        if not {"position_embeddings", "packed"} <= handed <= usual.keys():
             return None
         if any(seen[0][name] is not usual[name] for name in handed):
             return None
@@ -137,8 +139,8 @@ def _attention_tried(attention: Any) -> tuple[int, int, dict[str, Any]] | None:
             got = attention.forward(hidden_states=hidden, **options)
         if probe.asked is None or not isinstance(got, tuple) or len(got) != 2 or got[1] is not None:
             return None
-        turned = rotated(_heads(query, width), _heads(key, width), cos, sin)
-        asked = zip(probe.asked, (*turned, _heads(value, width)), strict=True)
+        rotary = rotated(_heads(query, width), _heads(key, width), cos, sin)
+        asked = zip(probe.asked, (*rotary, _heads(value, width)), strict=True)
         inputs = zip(given, (hidden, hidden, hidden, read.flatten(2)), strict=True)
         if not all(_alike(one, other) for one, other in (*asked, *inputs, (got[0], out))):
             return None
@@ -162,7 +164,7 @@ def _attention(attention: Any, found: tuple[int, int, dict[str, Any]]) -> Forwar
         if serves(query) and serves(key):
             query, key = rotated(query, key, *angles)
         else:  # a hook has made other numbers of them
-            query, key = _turned(query, *angles), _turned(key, *angles)
+            query, key = turned(query, *angles), turned(key, *angles)
         read = named["packed"].attend(layer, query, key, value, **options)
         return to_out(read.flatten(2)), None
 
@@ -257,12 +259,6 @@ def _giving(number: Tensor, given: list[Tensor]) -> Callable[[Tensor], Tensor]:
 def _heads(projected: Tensor, width: int) -> Tensor:
     """`row 1 head*d_head` as `row head 1 d_head`."""
     return projected.view(len(projected), -1, 1, width)
-
-
-def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """What `rotated` gives, of any kind of numbers."""
-    one, two = heads.chunk(2, -1)
-    return heads * cos[:, None] + torch.cat([-two, one], -1) * sin[:, None]
 
 
 def _product(layer: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -40,6 +40,12 @@ def rotated(
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
+def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """What `rotated` gives of one of them, for any kind of numbers, by PyTorch."""
+    one, two = heads.chunk(2, -1)
+    return heads * cos[:, None] + torch.cat([-two, one], -1) * sin[:, None]
+
+
 def gated(gate: Float[Tensor, "*rows d_mlp"], up: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_mlp"]:
     """`silu(gate) * up`; on the CPU, in float32."""
     given = [np.ascontiguousarray(part.numpy()) for part in (gate, up)]

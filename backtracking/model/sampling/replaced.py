@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from backtracking.model.sampling.blocks import shorter
 from backtracking.model.sampling.compiled import serves
-from backtracking.model.sampling.fused import rms_norm, rotated
+from backtracking.model.sampling.fused import rms_norm, rotated, turned
 from backtracking.model.sampling.trials import numbers
 
 ROTARY = "apply_rotary_pos_emb"
@@ -158,9 +158,8 @@ def _is_rotary(function: Callable[..., Any]) -> bool:
         return False
     if not isinstance(found, tuple) or len(found) != 2:
         return False
-    for given, turned in zip((query, key), found, strict=True):
-        one, two = given[..., :4], given[..., 4:]
-        expected = given * cos[:, None] + torch.cat([-two, one], -1) * sin[:, None]
-        if turned.shape != given.shape or not torch.allclose(turned, expected, rtol=1e-5, atol=1e-6):
-            return False
-    return True
+    expected = turned(query, cos, sin), turned(key, cos, sin)
+    return all(
+        one.shape == other.shape and torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+        for one, other in zip(found, expected, strict=True)
+    )
