@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.models.qwen2 import modeling_qwen2
 
-from backtracking.model.sampling import blocks, fused
+from backtracking.model.sampling import blocks, fused, stacks, turning
 from backtracking.model.sampling.attention import use_packed_attention
-from backtracking.model.sampling.blocks import shorter
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
 from backtracking.model.sampling.passes import Decode, Seating
 from backtracking.model.sampling.replaced import Replaced
+from backtracking.model.sampling.shorter import shorter
 from tests.tiny import tiny_hf
 
 SHORTENED = {
@@ -265,7 +265,8 @@ def test_hooks_may_make_something_else_of_a_product(qwen2, name, change):
 def test_trials_are_not_run_again_while_nothing_has_changed(qwen2, monkeypatch):
     tried = []
     real = blocks.inside
-    monkeypatch.setattr(blocks, "inside", lambda part, **others: tried.append(part) or real(part, **others))
+    for source in (blocks, stacks, turning):
+        monkeypatch.setattr(source, "inside", lambda part, **others: tried.append(part) or real(part, **others))
     Replaced.of(qwen2)
     assert tried
     tried.clear()
@@ -296,7 +297,7 @@ def test_what_is_changed_between_two_runs_counts(qwen2):
 INNER = [
     "",
     *blocks.BLOCK,
-    *(f"self_attn.{name}" for name in blocks.ATTENTION),
+    *(f"self_attn.{name}" for name in turning.ATTENTION),
     *(f"mlp.{name}" for name in blocks.MLP),
 ]
 

@@ -17,7 +17,7 @@ from backtracking.core.interventions import At, Condition, Scale
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling import blocks, choice, passes, replaced, sample, stages
+from backtracking.model.sampling import blocks, choice, norms, parts, passes, replaced, sample, shorter, stages, turning
 from backtracking.model.sampling.captured import CudaGraphs
 from backtracking.model.sampling.packed_engine import run_unit
 from backtracking.model.sampling.plan import Settings, plan_rows
@@ -84,7 +84,7 @@ class Recorder:
 def _as_on_a_gpu(monkeypatch):
     """Nothing is done in loops compiled for the CPU, which no graph holds, and transformers sees a stream captured."""
     monkeypatch.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)
-    for module in (passes, blocks, replaced, stages, choice):
+    for module in (passes, blocks, choice, norms, parts, replaced, shorter, stages, turning):
         monkeypatch.setattr(module, "serves", lambda tensor: False)
 
 

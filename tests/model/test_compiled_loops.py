@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -20,12 +21,19 @@ from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.noise import row_key
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
 from backtracking.model.sampling.passes import Decode, Seating
+from backtracking.model.sampling.registers import weigh
 from tests.tiny import tiny_hf
 
 ROOT = Path(__file__).parents[2]
 SOURCES = compiled._SOURCES
 FAMILIES = {"llama": True, "qwen2": True, "qwen3": True, "mistral": True, "gemma2": False, "neox": False, "gpt2": False}
 """Whose norms are plain root-mean-square norms; Gemma's add 1 to the weights, the others' subtract the mean."""
+
+
+@numba.njit
+def weighed(scores, at, vectors, first, second, third, fourth):
+    """What the loops call."""
+    return weigh(scores, at, vectors, first, second, third, fourth)
 
 
 def a_step(seed, *, seats, heads, groups, width, prompt, filled):
@@ -64,6 +72,50 @@ def test_attention_of_a_step_is_what_pytorch_computes(seed, seats, groups, per_g
     # A cap that caps nothing goes the way of PyTorch.
     expected = passing.attend(0, *asked, softcap=1e6, **options)
     torch.testing.assert_close(passing.attend(0, *asked, softcap=None, **options), expected, atol=2e-5, rtol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    seats=st.integers(1, 5),
+    groups=st.integers(1, 3),
+    per_group=st.integers(1, 3),
+    width=st.sampled_from([2, 8, 12, 32, 64]),
+    softcap=st.sampled_from([None, 1e6, 0.5]),
+)
+def test_turning_on_the_way_is_turning_before(seed, seats, groups, per_group, width, softcap):
+    passing, asked = a_step(
+        seed, seats=seats, heads=groups * per_group, groups=groups, width=width, prompt=20, filled=9
+    )
+    angles = torch.randn(seats, 1, width), torch.randn(seats, 1, width)
+    options = {"scaling": 0.4, "window": 13, "softcap": softcap}
+    turned = [fused.turned(part, *angles) for part in asked[:2]]
+    expected = passing.attend(0, *turned, asked[2], **options)
+    kept = passing.cache.added[0].keys.clone()
+    found = passing.attend_turning(0, *(part.reshape(seats, 1, -1) for part in asked), angles=angles, **options)
+    torch.testing.assert_close(found.view_as(expected), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(passing.cache.added[0].keys, kept, atol=2e-5, rtol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(vectors=st.integers(1, 5), before=st.integers(0, 9), ends=st.lists(st.integers(0, 80), min_size=4, max_size=4))
+def test_weights_are_those_of_the_stretches_alone(vectors, before, ends):
+    lanes = compiled.LANES * vectors
+    first, second, third, fourth = sorted(min(end, lanes) for end in ends)
+    second, fourth = max(second, first + 1), max(fourth, third)
+    scores = np.random.default_rng(before).normal(size=before + lanes + 3).astype(np.float32) * 30
+    inside = np.zeros(lanes, bool)
+    inside[first:second] = inside[third:fourth] = True
+    mine = scores[before : before + lanes].copy()
+    left = scores.copy()
+    share = weighed(left, np.uint64(before), np.uint64(vectors), first, second, third, fourth)
+    if not inside.any():
+        return
+    weights = np.where(inside, np.exp((mine - mine[inside].max()).astype(np.float64)), 0)
+    np.testing.assert_allclose(left[before : before + lanes], weights, rtol=2e-6, atol=2e-38)
+    np.testing.assert_allclose(share, 1 / weights.sum(), rtol=1e-5)
+    assert (left[before : before + lanes][~inside] == 0).all()
+    assert (np.delete(left, np.s_[before : before + lanes]) == np.delete(scores, np.s_[before : before + lanes])).all()
 
 
 def test_a_seat_that_nobody_sits_in_harms_no_other():

@@ -297,7 +297,7 @@ def test_hooks_are_gone_while_and_after_it_is_read_and_after_an_error(tiny, monk
         assert all(hooks())
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr(passes.Decode, "attend", broken)
+    monkeypatch.setattr(passes.Decode, "attend_turning", broken)
     with pytest.raises(RuntimeError, match="in the middle"):
         list(next_logits(tiny, CONTEXTS, arms))
     assert hooks() == (0, 0)

@@ -48,6 +48,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         settings.CACHE_DIR = before
 
 
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled as a part of those that call it: handing over an array costs more than a short loop."""
+    return njit(fastmath=_FAST, nogil=True, forceinline=True)(inspect.unwrap(function))
+
+
 def _folder(base: str) -> str:
     """Where what is compiled from these sources is kept.
 

@@ -27,6 +27,17 @@ def rms_norm(residual: Float[Tensor, "*rows d"], weight: np.ndarray, epsilon: np
     return torch.from_numpy(found)
 
 
+def added_and_normed(
+    residual: Float[Tensor, "row pos d"], added: Float[Tensor, "row pos d"], weight: np.ndarray, epsilon: np.float32
+) -> tuple[Float[Tensor, "row pos d"], Float[Tensor, "row pos d"]]:
+    """The sum, and what `rms_norm` gives of it."""
+    given = [np.ascontiguousarray(part.numpy()) for part in (residual, added)]
+    found = [np.empty_like(given[0]) for _ in range(2)]
+    rows = [part.reshape(-1, part.shape[-1]) for part in (*given, *found)]
+    over_rows(_add_and_normalize, len(rows[0]), given[0].size, weight, epsilon, *rows)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
 def rotated(
     query: Float[Tensor, "row head 1 d_head"],
     key: Float[Tensor, "row kv_head 1 d_head"],
@@ -113,6 +124,17 @@ def _normalize(first: int, last: int, rows: Any, weight: Any, epsilon: Any, foun
         scale = _ONE / np.sqrt(total / width + epsilon)
         for i in range(len(weight)):
             into[i] = given[i] * scale * weight[i]
+
+
+@compiled
+def _add_and_normalize(
+    first: int, last: int, weight: Any, epsilon: Any, residual: Any, added: Any, total: Any, found: Any
+) -> None:
+    for row in range(first, last):
+        one, other, into = residual[row], added[row], total[row]
+        for i in range(len(weight)):
+            into[i] = one[i] + other[i]
+    _normalize(first, last, total, weight, epsilon, found)
 
 
 @compiled

@@ -93,7 +93,8 @@ def prepare() -> None:
         return
     room = np.zeros((1, 1, 8, LANES), np.float32), np.zeros((1, 1, LANES, 8), np.float32)
     where = step_attention.Where(*(row.numpy() for _ in range(4)))
-    step_attention.attend(one, one, one, prompts=room, own=room, where=where, filled=0, window=None, scaling=1.0)
+    new = one.numpy()
+    step_attention.attend(new, new, new, prompts=room, own=room, where=where, filled=0, window=None, scaling=1.0)
     step_choice.sampled(one[0, 0], temperature=1.0, top_p=0.5, keys=row, positions=row)
     fused.rms_norm(one[0], one[0, 0, 0].numpy(), np.float32(1e-6))
     fused.rotated(one, one, one[0], one[0])

@@ -3,9 +3,10 @@
 A step on a CPU in float32 attends in a compiled loop (`step_attention`), every other one in matrix products.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 from backtracking.model.sampling import step_attention
 from backtracking.model.sampling.attention import softcapped
 from backtracking.model.sampling.compiled import serves
+from backtracking.model.sampling.fused import turned
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
 
 
@@ -132,6 +134,8 @@ class Decode:
     column: Int[Tensor, "1"] | None = None
     """Where the new keys and values go, of a pass that is captured; else the cache says it."""
     _bias: dict[int | None, Tensor] = field(default_factory=dict)
+    _turned: dict[int, tuple[Any, tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    """By the identity of the angles, which are held on to."""
     _first: dict[int, "Decode"] = field(default_factory=dict)
 
     def attend(
@@ -149,19 +153,9 @@ class Decode:
         cache, added = self.cache, self.cache.room_for(layer, key)
         seats, heads, _, width = query.shape
         groups = key.shape[1]
-        alike = key.shape == value.shape and len(key) == seats
-        if softcap is None and alike and all(map(serves, (query, key, value))):
-            return step_attention.attend(
-                query,
-                key,
-                value,
-                prompts=cache.prefixes[layer].arrays,
-                own=added.arrays,
-                where=self._where,
-                filled=cache.filled,
-                window=window,
-                scaling=scaling,
-            )
+        if softcap is None and _served(query, key, value):
+            given = [part.numpy() for part in (query, key, value)]
+            return torch.from_numpy(self._loop(layer, added, given, window=window, scaling=scaling))
         seating, bias = self._of_first(seats)
         added.write(0, cache.filled if self.column is None else self.column, key, value)
         own_keys, own_values = added.flat(seats, cache.reading)
@@ -176,6 +170,72 @@ class Decode:
         read = seating.by_seat(torch.bmm(seating.by_prefix(prompt), values.transpose(1, 2)), groups)
         read += torch.bmm(since.flatten(0, 1), own_values.transpose(1, 2)).view_as(read)
         return read.view(seats, 1, heads, width)
+
+    def attend_turning(
+        self,
+        layer: int,
+        query: Float[Tensor, "row 1 head_x_d_head"],
+        key: Float[Tensor, "row 1 kv_head_x_d_head"],
+        value: Float[Tensor, "row 1 kv_head_x_d_head"],
+        *,
+        angles: tuple[Float[Tensor, "row 1 d_head"], Float[Tensor, "row 1 d_head"]],
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Float[Tensor, "row 1 head_x_d_head"]:
+        """What `attend` does, of projections that are not cut into heads, queries and keys still to be turned.
+
+        Args:
+            layer: Which one.
+            query: Of the new token of each row.
+            key: Likewise.
+            value: Likewise.
+            angles: Cosines and sines, by which the first half of each head is turned against the second.
+            scaling: Of the scores.
+            window: Positions that a row looks back, its own counted.
+            softcap: What scores are squeezed into.
+        """
+        rows, width = query.shape[0], angles[0].shape[2]
+        shape = rows, -1, 1, width
+        if softcap is not None or not _served(query, key, value):
+            heads = [part.view(shape) for part in (query, key, value)]
+            heads[:2] = (turned(part, *angles) for part in heads[:2])
+            return self.attend(layer, *heads, scaling=scaling, window=window, softcap=softcap).flatten(2)
+        given = [part.numpy().reshape(shape) for part in (query, key, value)]
+        added = self.cache.added.get(layer) or self.cache.room_for(layer, key.view(shape))
+        read = self._loop(layer, added, given, window=window, scaling=scaling, angles=self._turns(angles))
+        return torch.from_numpy(read.reshape(rows, 1, -1))
+
+    def _loop(
+        self,
+        layer: int,
+        added: KeyValues,
+        given: Sequence[np.ndarray],
+        *,
+        window: int | None,
+        scaling: float,
+        angles: tuple[np.ndarray, np.ndarray] = step_attention.STILL,
+    ) -> np.ndarray:
+        query, key, value = given
+        return step_attention.attend(
+            query,
+            key,
+            value,
+            prompts=self.cache.prefixes[layer].arrays,
+            own=added.arrays,
+            where=self._where,
+            filled=self.cache.filled,
+            window=window,
+            scaling=scaling,
+            angles=angles,
+        )
+
+    def _turns(self, angles: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """The angles as arrays, the same for all layers of a kind."""
+        if id(angles) not in self._turned:
+            cos, sin = (np.ascontiguousarray(part[:, 0].numpy()) for part in angles)
+            self._turned[id(angles)] = angles, (cos, sin)
+        return self._turned[id(angles)][1]
 
     @cached_property
     def _where(self) -> step_attention.Where:
@@ -214,3 +274,8 @@ class Decode:
             bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
             self._bias[window] = bias[:, None, None]
         return self._bias[window]
+
+
+def _served(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the compiled loop takes these."""
+    return query.shape[0] == key.shape[0] and key.shape == value.shape and all(map(serves, (query, key, value)))

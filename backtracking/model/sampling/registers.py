@@ -5,6 +5,7 @@ keeps no sum in a register. Here the instructions are given: vectors of `LANES` 
 that the processor has.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from backtracking.model.sampling.compiled import EXP, LANES, LEAST, LN_2, LOG2_E, compiled
+from backtracking.model.sampling.compiled import EXP, LANES, LEAST, LN_2, LOG2_E, compiled, inlined
 
 _0, _1, _2, _4, _LANES = map(np.uint64, (0, 1, 2, 4, LANES))
 _BYTE, _INDEX, _INTEGER = ir.IntType(8), ir.IntType(64), ir.IntType(32)
@@ -60,22 +61,61 @@ def _greatest(_typing: Any, array: Any, vectors: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data, count = _start(context, builder, signature.args[0], arguments[0]), arguments[1]
 
-        def larger(one: Any, other: Any) -> Any:
-            return builder.select(builder.fcmp_ordered(">", one, other), one, other)
-
         best = cgutils.alloca_once(builder, _VECTOR)
-        builder.store(ir.Constant(_VECTOR, [float("-inf")] * LANES), best)
+        builder.store(_all(float("-inf")), best)
         with cgutils.for_range(builder, count, intp=_INDEX) as loop:
             index = builder.mul(loop.index, _INDEX(LANES))
             vector = builder.load(_vector_at(builder, data, index), align=4)
-            builder.store(larger(vector, builder.load(best)), best)
-        found, half = builder.load(best), LANES // 2
-        while half:
-            found = larger(_shuffled(builder, found, [(lane + half) % LANES for lane in range(LANES)]), found)
-            half //= 2
-        return builder.extract_element(found, _INTEGER(0))
+            builder.store(_least(builder, vector, builder.load(best), ">"), best)
+        return _across(builder, builder.load(best), lambda one, two: _least(builder, one, two, ">"))
 
     return types.float32(array, vectors), generate
+
+
+def _weighing(
+    _typing: Any, scores: Any, at: Any, vectors: Any, first: Any, second: Any, third: Any, fourth: Any
+) -> Any:
+    """Weights of the scores in two stretches, in place, and what they are still to be multiplied by to sum to 1.
+
+    The scores lie in so many vectors from the index `at` on, and the stretches go from `first` to before `second` and
+    from `third` to before `fourth`, counted from there; what lies outside of them becomes 0.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data, (at, count, *ends) = _start(context, builder, signature.args[0], arguments[0]), arguments[1:]
+        first, second, third, fourth = (_spread(builder, builder.trunc(end, _INTEGER)) for end in ends)
+
+        def inside(index: Any) -> Any:
+            lanes = ir.Constant(_INTEGERS, list(range(LANES)))
+            places = builder.add(_spread(builder, builder.trunc(index, _INTEGER)), lanes)
+            stretches = [
+                builder.and_(
+                    builder.icmp_signed(">=", places, begin),
+                    builder.icmp_signed("<", places, end),
+                )
+                for begin, end in ((first, second), (third, fourth))
+            ]
+            return builder.or_(*stretches)
+
+        best, total = cgutils.alloca_once(builder, _VECTOR), cgutils.alloca_once(builder, _VECTOR)
+        builder.store(_all(float("-inf")), best)
+        builder.store(_all(0), total)
+        with cgutils.for_range(builder, count, intp=_INDEX) as loop:
+            index = builder.mul(loop.index, _INDEX(LANES))
+            score = builder.load(_vector_at(builder, data, builder.add(at, index)), align=4)
+            score = builder.select(inside(index), score, _all(float("-inf")))
+            builder.store(_least(builder, score, builder.load(best), ">"), best)
+        top = _spread(builder, _across(builder, builder.load(best), lambda one, two: _least(builder, one, two, ">")))
+        with cgutils.for_range(builder, count, intp=_INDEX) as loop:
+            index = builder.mul(loop.index, _INDEX(LANES))
+            place = _vector_at(builder, data, builder.add(at, index))
+            y, scale = _exponential(builder, builder.fsub(builder.load(place, align=4), top))
+            weight = builder.select(inside(index), builder.fmul(y, scale), _all(0))
+            builder.store(builder.fadd(builder.load(total), weight), total)
+            builder.store(weight, place, align=4)
+        return builder.fdiv(ir.FloatType()(1), _across(builder, builder.load(total), builder.fadd))
+
+    return types.float32(scores, at, vectors, first, second, third, fourth), generate
 
 
 def _gating(_typing: Any, gate: Any, up: Any, out: Any, at: Any, vectors: Any) -> Any:
@@ -85,37 +125,17 @@ def _gating(_typing: Any, gate: Any, up: Any, out: Any, at: Any, vectors: Any) -
         arrays = [
             _start(context, builder, kind, each) for kind, each in zip(signature.args, arguments[:3], strict=False)
         ]
-        floor = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.floor.v{LANES}f32"
-        )
-
-        def added(one: Any, other: Any, more: Any) -> Any:
-            return builder.fadd(builder.fmul(one, other, flags=_SUM), more, flags=_SUM)
-
-        def least(one: Any, other: Any, sign: str) -> Any:
-            return builder.select(builder.fcmp_ordered(sign, one, other), one, other)
-
         with cgutils.for_range(builder, arguments[4], intp=_INDEX) as loop:
             index = builder.add(arguments[3], builder.mul(loop.index, _INDEX(LANES)))
             here, beside, there = (_vector_at(builder, array, index) for array in arrays)
             number, factor = builder.load(here, align=4), builder.load(beside, align=4)
-            # e to the power of -number, as in `exponentials`.
-            x = least(least(builder.fneg(number), _all(-LEAST), "<"), _all(LEAST), ">")
-            power = builder.call(floor, [added(x, _all(LOG2_E), _all(0.5))])
-            for part in LN_2:
-                x = added(power, _all(-part), x)
-            y = _all(EXP[0])
-            for coefficient in EXP[1:]:
-                y = added(y, x, _all(coefficient))
-            y = added(builder.fmul(y, x), x, builder.fadd(x, _all(1)))
-            bits = builder.add(builder.fptosi(power, _INTEGERS), ir.Constant(_INTEGERS, [127] * LANES))
-            scale = builder.bitcast(builder.shl(bits, ir.Constant(_INTEGERS, [23] * LANES)), _VECTOR)
+            y, scale = _exponential(builder, _least(builder, builder.fneg(number), _all(-LEAST), "<"))
             # Where e to that power is cut off the product is nothing, unless the number is infinite.
             low = builder.and_(
                 builder.fcmp_ordered("<", number, _all(LEAST)), builder.fcmp_ordered(">", number, _all(float("-inf")))
             )
             number = builder.select(low, _all(LEAST), number)
-            found = builder.fdiv(builder.fmul(number, factor), added(y, scale, _all(1)))
+            found = builder.fdiv(builder.fmul(number, factor), _added(builder, y, scale, _all(1)))
             builder.store(found, there, align=4)
         return context.get_dummy_value()
 
@@ -124,6 +144,49 @@ def _gating(_typing: Any, gate: Any, up: Any, out: Any, at: Any, vectors: Any) -
 
 def _all(number: Any) -> Any:
     return ir.Constant(_VECTOR, [float(number)] * LANES)
+
+
+def _spread(builder: Any, number: Any) -> Any:
+    """The number in every lane."""
+    kind = ir.VectorType(number.type, LANES)
+    alone = builder.insert_element(ir.Constant(kind, ir.Undefined), number, _INTEGER(0))
+    places = ir.Constant(_INTEGERS, [0] * LANES)
+    return builder.shuffle_vector(alone, ir.Constant(kind, ir.Undefined), places)
+
+
+def _across(builder: Any, vector: Any, both: Callable[[Any, Any], Any]) -> Any:
+    """One number of all lanes, by an operation on two."""
+    half = LANES // 2
+    while half:
+        vector = both(_shuffled(builder, vector, [(lane + half) % LANES for lane in range(LANES)]), vector)
+        half //= 2
+    return builder.extract_element(vector, _INTEGER(0))
+
+
+def _least(builder: Any, one: Any, other: Any, sign: str) -> Any:
+    """The lesser one, or with ">" the larger; the other one where the first is not a number."""
+    return builder.select(builder.fcmp_ordered(sign, one, other), one, other)
+
+
+def _added(builder: Any, one: Any, other: Any, more: Any) -> Any:
+    """`one * other + more`."""
+    return builder.fadd(builder.fmul(one, other, flags=_SUM), more, flags=_SUM)
+
+
+def _exponential(builder: Any, x: Any) -> tuple[Any, Any]:
+    """The exponential of numbers up to `-LEAST`, as two factors; see `compiled.exponentials`."""
+    kind = ir.FunctionType(_VECTOR, [_VECTOR])
+    floor = cgutils.get_or_insert_function(builder.module, kind, f"llvm.floor.v{LANES}f32")
+    x = builder.select(builder.fcmp_ordered("<", x, _all(LEAST)), _all(LEAST), x)
+    power = builder.call(floor, [_added(builder, x, _all(LOG2_E), _all(0.5))])
+    for part in LN_2:
+        x = _added(builder, power, _all(-part), x)
+    y = _all(EXP[0])
+    for coefficient in EXP[1:]:
+        y = _added(builder, y, x, _all(coefficient))
+    y = _added(builder, builder.fmul(y, x), x, builder.fadd(x, _all(1)))
+    bits = builder.add(builder.fptosi(power, _INTEGERS), ir.Constant(_INTEGERS, [127] * LANES))
+    return y, builder.bitcast(builder.shl(bits, ir.Constant(_INTEGERS, [23] * LANES)), _VECTOR)
 
 
 def _block_of(rows: int, vectors: int) -> Any:
@@ -141,19 +204,16 @@ def _block_of(rows: int, vectors: int) -> Any:
             places[row, vector] = _vector_at(builder, out, index)
             before = builder.load(places[row, vector], align=4)
             sums[row, vector] = cgutils.alloca_once(builder, _VECTOR)
-            builder.store(builder.select(is_fresh, ir.Constant(_VECTOR, [0.0] * LANES), before), sums[row, vector])
+            builder.store(builder.select(is_fresh, _all(0), before), sums[row, vector])
         with cgutils.for_range(builder, inner, intp=_INDEX) as loop:
             line = builder.add(right_at, builder.mul(loop.index, right_apart))
             indices = [builder.add(line, _INDEX(vector * LANES)) for vector in range(vectors)]
             columns = [builder.load(_vector_at(builder, right, index), align=4) for index in indices]
             for row in range(rows):
                 index = builder.add(builder.add(left_at, builder.mul(left_apart, _INDEX(row))), loop.index)
-                number = builder.load(builder.gep(left, [index]))
-                alone = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, _INTEGER(0))
-                factor = _shuffled(builder, alone, [0] * LANES)
+                factor = _spread(builder, builder.load(builder.gep(left, [index])))
                 for vector in range(vectors):
-                    product = builder.fmul(factor, columns[vector], flags=_SUM)
-                    total = builder.fadd(builder.load(sums[row, vector]), product, flags=_SUM)
+                    total = _added(builder, factor, columns[vector], builder.load(sums[row, vector]))
                     builder.store(total, sums[row, vector])
         for block in blocks:
             builder.store(builder.load(sums[block]), places[block], align=4)
@@ -181,6 +241,7 @@ def _block_of(rows: int, vectors: int) -> Any:
 
 prefetch: Any = intrinsic(_asking)
 gates: Any = intrinsic(_gating)
+weigh: Any = intrinsic(_weighing)
 _largest_of: Any = intrinsic(_greatest)
 _two_by_four, _two_by_two, _two_by_one = _block_of(2, 4), _block_of(2, 2), _block_of(2, 1)
 _one_by_four, _one_by_two, _one_by_one = _block_of(1, 4), _block_of(1, 2), _block_of(1, 1)
@@ -196,7 +257,7 @@ def largest(numbers: Any) -> Any:
     return best
 
 
-@compiled
+@inlined
 def multiply(
     left: Any,
     left_at: Any,

@@ -11,23 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from backtracking.model.sampling.blocks import shorter
 from backtracking.model.sampling.compiled import serves
-from backtracking.model.sampling.fused import rms_norm, rotated, turned
+from backtracking.model.sampling.fused import rotated, turned
+from backtracking.model.sampling.norms import RootMeanSquare
+from backtracking.model.sampling.shorter import shorter
 from backtracking.model.sampling.trials import numbers
 
 ROTARY = "apply_rotary_pos_emb"
 """What transformers' modules call the function."""
-_EPSILON = ("variance_epsilon", "eps")
-"""And the number that a norm adds."""
-_tried: WeakKeyDictionary[nn.Module, dict[tuple[float, int, Any], bool]] = WeakKeyDictionary()
-"""Whether a module was found to be such a norm, by its epsilon, its width and its class's forward."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Replaced:
     def of(cls, module: nn.Module) -> "Replaced":
         """Try the parts of a model, which no other thread uses; to be installed before anything changes it."""
         with torch.inference_mode():
-            found = [(name, part, _normalizing(part) or shorter(part)) for name, part in module.named_modules()]
+            found = [(name, part, RootMeanSquare.of(part) or shorter(part)) for name, part in module.named_modules()]
         sources = {name: getattr(sys.modules.get(name), ROTARY, None) for name in _sources(module)}
         functions = [(name, own) for name, own in sources.items() if own is not None and _is_rotary(own)]
         return cls(
@@ -81,23 +76,6 @@ def _sources(module: nn.Module) -> list[str]:
     return sorted({type(part).__module__ for part in module.modules()})
 
 
-def _normalizing(norm: nn.Module) -> Callable[..., Tensor] | None:
-    """The forward of a root-mean-square norm as one loop, if this module is shown to be one."""
-    if (epsilon := _epsilon_of(norm)) is None:
-        return None
-    weight = norm.weight
-    assert isinstance(weight, Tensor)
-    before, array, added = norm.forward, weight.detach().numpy(), np.float32(epsilon)
-
-    def forward(*given: Tensor, **named: Tensor) -> Tensor:
-        (residual,) = (*given, *named.values())
-        if serves(residual) and serves(weight) and residual.shape[-1] == len(array):
-            return rms_norm(residual, array, added)
-        return before(residual)
-
-    return forward
-
-
 def _rotating(before: Callable[..., Any]) -> Callable[..., Any]:
     def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any) -> Any:
         one_each = query.shape[2] == key.shape[2] == 1 and cos.shape == sin.shape == (len(query), 1, query.shape[3])
@@ -108,41 +86,6 @@ def _rotating(before: Callable[..., Any]) -> Callable[..., Any]:
         return rotated(query, key, cos, sin)
 
     return rotate
-
-
-def _epsilon_of(norm: nn.Module) -> float | None:
-    """The epsilon of a root-mean-square norm, if this module is shown to be one."""
-    weight = getattr(norm, "weight", None)
-    epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
-    if epsilon is None or not isinstance(weight, nn.Parameter) or weight.ndim != 1 or not serves(weight):
-        return None
-    alone = sum(1 for _ in norm.parameters()) == 1 and next(norm.children(), None) is None
-    if not alone or len(inspect.signature(norm.forward).parameters) != 1:
-        return None
-    if "forward" in norm.__dict__:  # somebody has replaced it, and may again
-        return epsilon if _is_norm(norm, epsilon) else None
-    case, shown = (epsilon, len(weight), type(norm).forward), _tried.setdefault(norm, {})
-    if case not in shown:
-        shown[case] = _is_norm(norm, epsilon)
-    return epsilon if shown[case] else None
-
-
-def _is_norm(norm: nn.Module, epsilon: float) -> bool:
-    """Whether it divides each row by the root of its mean square (and epsilon), and multiplies with the weights.
-
-    It is tried with other weights than its own, under which it might look like one: if they are 0, say.
-    """
-    own = norm._parameters.get("weight")
-    if own is None:  # it is computed
-        return False
-    rows, weight = numbers(4, len(own)), numbers(len(own) + 1)[1:]
-    norm._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
-    try:
-        found = norm.forward(rows)
-    finally:
-        norm._parameters["weight"] = own
-    expected = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon) * weight
-    return torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @cache

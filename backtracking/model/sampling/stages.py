@@ -33,7 +33,7 @@ class _Bound:
 
     def first(self, rows: int) -> "_Bound":
         """The same for the first rows."""
-        if rows >= len(self.mask):
+        if rows >= self.mask.shape[0]:
             return self
         parts = (None if part is None else part[:rows] for part in vars(self).values())
         return _Bound(*parts)  # pyright: ignore[reportArgumentType]
@@ -98,8 +98,9 @@ class Stage:
         """The activation changed, with what that did added to the receipts."""
         if self.bound is None:
             return activation
-        bound = self.bound.first(len(activation))
-        self.touched[: len(activation)] += bound.count
+        rows = activation.shape[0]
+        bound = self.bound.first(rows)
+        self.touched[:rows] += bound.count
         gain_alone = bound.direction is None and bound.offset is None
         if gain_alone and serves(activation) and activation.shape[:2] == bound.gain.shape[:2]:
             return fused.scaled(

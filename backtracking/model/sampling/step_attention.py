@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from backtracking.model.sampling.compiled import LANES, compiled, exponentials, over_rows
-from backtracking.model.sampling.registers import largest, multiply, prefetch
+from backtracking.model.sampling.compiled import LANES, compiled, inlined, over_rows
+from backtracking.model.sampling.registers import multiply, prefetch, weigh
 
 _UNLIMITED = 2**62
-_NONE, _ONE = np.float32(0), np.float32(1)
-_0, _1 = map(np.uint64, (0, 1))
+_ONE = np.float32(1)
+_0, _1, _2 = map(np.uint64, (0, 1, 2))
+STILL = np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
+"""Angles of queries and keys that have been turned."""
 
 
 class Where(NamedTuple):
@@ -35,9 +34,9 @@ class Where(NamedTuple):
 
 
 def attend(
-    query: Float[Tensor, "row head 1 d_head"],
-    key: Float[Tensor, "row kv_head 1 d_head"],
-    value: Float[Tensor, "row kv_head 1 d_head"],
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
     *,
     prompts: Sequence[np.ndarray],
     own: Sequence[np.ndarray],
@@ -45,12 +44,13 @@ def attend(
     filled: int,
     window: int | None,
     scaling: float,
-) -> Float[Tensor, "row 1 head d_head"]:
-    """Put each row's new key and value into its column, and return what its heads read.
+    angles: tuple[np.ndarray, np.ndarray] = STILL,
+) -> np.ndarray:
+    """Put each row's new key and value into its column, and return what its heads read, `row 1 head d_head`.
 
     Args:
-        query: Of the new token of each row.
-        key: Likewise.
+        query: Of the new token of each row, `row head 1 d_head`.
+        key: Likewise, `row kv_head 1 d_head`.
         value: Likewise.
         prompts: Keys, `entry kv_head d_head column`, and values, `entry kv_head column d_head`, with columns in
             multiples of `LANES`.
@@ -59,34 +59,34 @@ def attend(
         filled: The column of the new token.
         window: Positions that a row looks back, its own counted.
         scaling: Of the scores.
+        angles: Cosines and sines, `row d_head`, of the angles by which queries and keys are still to be turned, the
+            first half of each head against the second.
     """
     rows, heads, _, width = query.shape
     read = np.empty((rows, 1, heads, width), np.float32)
-    given = [np.ascontiguousarray(part.numpy()) for part in (query, key, value)]
+    given = [np.ascontiguousarray(part) for part in (query, key, value)]
     work = read.size * (prompts[0].shape[3] + filled + 1)
     span = _UNLIMITED if window is None else window
-    over_rows(_attend, rows, work, *given, *prompts, *own, *where, filled, span, np.float32(scaling), read)
-    return torch.from_numpy(read)
+    over_rows(_attend, rows, work, *given, *angles, *prompts, *own, *where, filled, span, np.float32(scaling), read)
+    return read
 
 
-@compiled
-def _weigh(scores: Any, first: int, second: int, third: int, fourth: int, powers: Any, scale: Any) -> Any:
-    """Weights of two stretches of scores, in place, and what they are still to be multiplied by to sum to 1.
-
-    What lies before, between and behind the stretches becomes 0.
-    """
-    count = len(scores)
-    for begin, end in ((0, first), (second, third), (fourth, count)):
-        for c in range(begin, end):
-            scores[c] = -np.inf
-    top = largest(scores)
-    for c in range(count):
-        scores[c] -= top
-    total = exponentials(scores, powers, scale)
-    for begin, end in ((0, first), (second, third), (fourth, count)):
-        for c in range(begin, end):
-            scores[c] = _NONE
-    return _ONE / total
+@inlined
+def _turn(
+    given: Any, at: Any, heads: Any, width: Any, cos: Any, sin: Any, angles: Any, scaling: Any, found: Any
+) -> None:
+    """Put `heads` heads, from `at` on, into `found`: turned, unless there are no angles, and scaled."""
+    half = width // _2
+    for head in range(heads):
+        to = head * width
+        if len(cos):
+            for i in range(half):
+                one, two = given[at + to + i], given[at + to + half + i]
+                found[to + i] = (one * cos[angles + i] - two * sin[angles + i]) * scaling
+                found[to + half + i] = (two * cos[angles + half + i] + one * sin[angles + half + i]) * scaling
+        else:
+            for i in range(width):
+                found[to + i] = given[at + to + i] * scaling
 
 
 @compiled
@@ -96,6 +96,8 @@ def _attend(
     query: Any,
     key: Any,
     value: Any,
+    cosines: Any,
+    sines: Any,
     prompt_keys: Any,
     prompt_values: Any,
     keys: Any,
@@ -114,13 +116,15 @@ def _attend(
     columns, prompt_columns = keys.shape[3], prompt_keys.shape[3]
     room = prompt_columns + columns
     asked, scores = np.empty(heads * width, np.float32), np.empty(heads * room, np.float32)
-    powers = np.empty(room, np.int32)
-    scale, shares = powers.view(np.float32), np.empty(heads, np.float32)
+    shares = np.empty(heads, np.float32)
+    cos, sin, new = cosines.reshape(-1), sines.reshape(-1), np.empty(width, np.float32)
     queries, new_keys, new_values, reads = query.reshape(-1), key.reshape(-1), value.reshape(-1), read.reshape(-1)
     own_keys, own_values = keys.reshape(-1), values.reshape(-1)
     shared_keys, shared_values = prompt_keys.reshape(-1), prompt_values.reshape(-1)
     of_group, of_prompt = width * columns, width * prompt_columns
     n_heads, n_width, n_room = np.uint64(heads), np.uint64(width), np.uint64(room)
+    n_turned = np.uint64(cosines.shape[1])
+    n_group, n_filled = np.uint64(of_group), np.uint64(filled)
     n_columns, n_prompt = np.uint64(columns), np.uint64(prompt_columns)
     for row in range(first, last):
         length = lengths[row]
@@ -133,6 +137,7 @@ def _attend(
         count = -(-(filled + 1 - own_first) // LANES) * LANES
         moved = shared - own_first
         n_shared, n_count = np.uint64(shared), np.uint64(count)
+        vectors = (n_shared + n_count) // np.uint64(LANES)
         n_seen, n_added = np.uint64(length - prompt_first), np.uint64(filled + 1 - own_first)
         for group in range(groups):
             each = row * groups + group
@@ -143,12 +148,16 @@ def _attend(
                         prefetch(own_keys, item)
                 for item in range(following + own_first * width, following + (filled + 1) * width, LANES):
                     prefetch(own_values, item)
-            for i in range(width):
-                own_keys[each * of_group + i * columns + filled] = new_keys[each * width + i]
-            for i in range(width):
-                own_values[each * of_group + filled * width + i] = new_values[each * width + i]
-            for i in range(heads * width):
-                asked[i] = queries[each * heads * width + i] * scaling
+            n_each = np.uint64(each)
+            _turn(new_keys, n_each * n_width, _1, n_width, cos, sin, n_turned * np.uint64(row), _ONE, new)
+            line = n_each * n_group + n_filled
+            for i in range(n_width):
+                own_keys[line + i * n_columns] = new[i]
+            added, line = n_each * n_width, n_each * n_group + n_filled * n_width
+            for i in range(n_width):
+                own_values[line + i] = new_values[added + i]
+            into = n_each * n_heads * n_width
+            _turn(queries, into, n_heads, n_width, cos, sin, n_turned * np.uint64(row), scaling, asked)
             prompt = (prefix[row] * groups + group) * of_prompt
             at, own = np.uint64(prompt + prompt_first), np.uint64(each * of_group + own_first)
             multiply(asked, _0, n_width, shared_keys, at, n_prompt, scores, _0, n_room, n_heads, n_width, n_shared, _1)
@@ -156,16 +165,21 @@ def _attend(
                 asked, _0, n_width, own_keys, own, n_columns, scores, n_shared, n_room, n_heads, n_width, n_count, _1
             )
             at, own = np.uint64(prompt + prompt_first * width), np.uint64(each * of_group + own_first * width)
-            into = np.uint64(each * heads * width)
             for head in range(heads):
-                mine = scores[head * room : head * room + shared + count]
-                shares[head] = _weigh(
-                    mine, early - prompt_first, length - prompt_first, late + moved, filled + 1 + moved, powers, scale
+                shares[head] = weigh(
+                    scores,
+                    np.uint64(head) * n_room,
+                    vectors,
+                    early - prompt_first,
+                    length - prompt_first,
+                    late + moved,
+                    filled + 1 + moved,
                 )
             multiply(scores, _0, n_room, shared_values, at, n_width, reads, into, n_width, n_heads, n_seen, n_width, _1)
             multiply(
                 scores, n_shared, n_room, own_values, own, n_width, reads, into, n_width, n_heads, n_added, n_width, _0
             )
-            for head in range(heads):
-                for i in range((each * heads + head) * width, (each * heads + head + 1) * width):
-                    reads[i] *= shares[head]
+            for head in range(n_heads):
+                share = shares[head]
+                for i in range(into + head * n_width, into + (head + _1) * n_width):
+                    reads[i] *= share

@@ -1,0 +1,85 @@
+"""Root-mean-square norms of a model, shown to be such by a trial, each as one compiled loop."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backtracking.model.sampling.compiled import serves
+from backtracking.model.sampling.fused import rms_norm
+from backtracking.model.sampling.trials import numbers
+
+_EPSILON = ("variance_epsilon", "eps")
+"""What transformers' norms call the number that they add."""
+_tried: WeakKeyDictionary[nn.Module, dict[tuple[float, int, Any], bool]] = WeakKeyDictionary()
+"""Whether a module was found to be such a norm, by its epsilon, its width and its class's forward."""
+
+
+@dataclass(frozen=True, eq=False)
+class RootMeanSquare:
+    """The forward of such a norm."""
+
+    before: Callable[..., Tensor]
+    """Its own."""
+    parameter: Tensor
+    weight: np.ndarray
+    """The same memory."""
+    epsilon: np.float32
+
+    @classmethod
+    def of(cls, norm: nn.Module) -> "RootMeanSquare | None":
+        """The forward of a module, if it is shown to be such a norm."""
+        if (epsilon := _epsilon_of(norm)) is None:
+            return None
+        weight = norm.weight
+        assert isinstance(weight, Tensor)
+        return cls(norm.forward, weight, weight.detach().numpy(), np.float32(epsilon))
+
+    def takes(self, residual: Tensor) -> bool:
+        """Whether the loop takes a tensor of that kind and width."""
+        return serves(residual) and serves(self.parameter) and residual.shape[-1] == len(self.weight)
+
+    def __call__(self, *given: Tensor, **named: Tensor) -> Tensor:
+        """See `rms_norm`."""
+        (residual,) = (*given, *named.values())
+        return rms_norm(residual, self.weight, self.epsilon) if self.takes(residual) else self.before(residual)
+
+
+def _epsilon_of(norm: nn.Module) -> float | None:
+    """The epsilon of a root-mean-square norm, if this module is shown to be one."""
+    weight = getattr(norm, "weight", None)
+    epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
+    if epsilon is None or not isinstance(weight, nn.Parameter) or weight.ndim != 1 or not serves(weight):
+        return None
+    alone = sum(1 for _ in norm.parameters()) == 1 and next(norm.children(), None) is None
+    if not alone or len(inspect.signature(norm.forward).parameters) != 1:
+        return None
+    if "forward" in norm.__dict__:  # somebody has replaced it, and may again
+        return epsilon if _is_norm(norm, epsilon) else None
+    case, shown = (epsilon, len(weight), type(norm).forward), _tried.setdefault(norm, {})
+    if case not in shown:
+        shown[case] = _is_norm(norm, epsilon)
+    return epsilon if shown[case] else None
+
+
+def _is_norm(norm: nn.Module, epsilon: float) -> bool:
+    """Whether it divides each row by the root of its mean square (and epsilon), and multiplies with the weights.
+
+    It is tried with other weights than its own, under which it might look like one: if they are 0, say.
+    """
+    own = norm._parameters.get("weight")
+    if own is None:  # it is computed
+        return False
+    rows, weight = numbers(4, len(own)), numbers(len(own) + 1)[1:]
+    norm._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+    try:
+        found = norm.forward(rows)
+    finally:
+        norm._parameters["weight"] = own
+    expected = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon) * weight
+    return torch.allclose(found, expected, rtol=1e-5, atol=1e-6)

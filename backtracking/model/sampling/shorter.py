@@ -1,0 +1,73 @@
+"""Shorter forwards of a model and its parts, for passes of one token per row on a CPU in float32.
+
+With few rows most of a step goes into the small operations and the Python between the matrix products. Here each of
+four parts that most architectures share (model, block, attention, MLP) does what its own forward does in as few
+operations as possible. A part is tried on numbers of ours, ordinary and large ones, with stand-ins for the modules
+inside it, whenever one of its settings has changed. The modules inside are called as before where anything is hooked
+on them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+from torch.nn.modules import module as modules
+
+from backtracking.core.errors import InputError
+from backtracking.model.sampling import blocks, stacks, turning
+from backtracking.model.sampling.compiled import serves
+from backtracking.model.sampling.parts import Forward
+
+_COMMON = vars(nn.Module()).keys() - {"training"}
+"""What every module has, and what does not decide what it does."""
+_OTHERWISE = (
+    *(TypeError, RuntimeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError, NameError),
+    InputError,
+)
+"""What a part raises that takes or does something else."""
+_KINDS: dict[frozenset[str], tuple[Callable[[Any], Any], Callable[[Any, Any], Forward]]] = {
+    frozenset(stacks.MODEL): (stacks.tried, stacks.shortened),
+    frozenset(blocks.BLOCK): (blocks.block_tried, blocks.block_shortened),
+    frozenset(turning.ATTENTION): (turning.tried, turning.shortened),
+    frozenset(blocks.MLP): (blocks.mlp_tried, blocks.mlp_shortened),
+}
+"""By the names of the modules inside a part: its trial, and what makes its shorter forward of what that has found."""
+_tried: WeakKeyDictionary[nn.Module, tuple[Any, Any]] = WeakKeyDictionary()
+"""What a trial of a part found, and the settings it was found under."""
+
+
+def shorter(part: nn.Module) -> Forward | None:
+    """The shorter forward of a part, if it is shown to be one of the known kinds.
+
+    To be called without gradients. A part whose forward somebody has replaced is left alone, as are all parts where
+    hooks are on every module.
+    """
+    trial, shortened = _KINDS.get(frozenset(part._modules), (None, None))
+    if trial is None or shortened is None or "forward" in part.__dict__ or part._parameters or part._buffers:
+        return None
+    if modules._global_forward_hooks or modules._global_forward_pre_hooks or not all(map(serves, part.parameters())):
+        return None
+    settings = _settings(part)
+    if part not in _tried or _tried[part][0] != settings:
+        try:
+            _tried[part] = settings, trial(part)
+        except _OTHERWISE:
+            _tried[part] = settings, None
+    found = _tried[part][1]
+    return None if found is None else shortened(part, found)
+
+
+def _settings(part: nn.Module) -> Any:
+    """All that decides what a part does, but for the modules inside it that are stood in for."""
+    activation, stack = part._modules.get("act_fn"), part._modules.get(stacks.MODEL[0])
+    layers = None if stack is None else len(getattr(stack, "layers", ()))
+    owners = [each for each in (part, activation, stack) if each is not None]
+    does = [(type(each), type(each).forward, "forward" in each.__dict__) for each in owners]
+    settings = [_plain(vars(each)) for each in (*owners, getattr(part, "config", None)) if each is not None]
+    return does, settings, layers
+
+
+def _plain(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    kinds = (bool, int, float, str, list, tuple, dict, type(None))
+    return [(name, repr(value)) for name, value in values.items() if isinstance(value, kinds) and name not in _COMMON]

@@ -1,0 +1,109 @@
+"""A shorter way through a whole model, for passes of one token per row on a CPU in float32.
+
+What transformers does around embedding, blocks and unembedding (masks, settings, records of outputs) takes as long as
+two blocks where rows are few. A model is tried with stand-ins for its modules: if it does nothing but call them one
+after another, that is what is done.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backtracking.model.sampling.parts import LARGE, ROWS, Forward, alike, children, hooked, plainly
+from backtracking.model.sampling.trials import inside, numbers
+
+MODEL = ("model", "lm_head")
+"""What transformers calls the parts of a causal language model,"""
+STACK = ("embed_tokens", "layers", "norm", "rotary_emb")
+"""and those of what is below its unembedding."""
+_GIVEN = {"input_ids", "position_ids", "use_cache", "packed"}
+"""What the engine gives to a model in a step."""
+_POSITIONS, _ANGLES, _CACHE = object(), object(), object()
+"""Stand for what differs from pass to pass."""
+
+
+def tried(model: nn.Module) -> Mapping[str, Any] | None:
+    """Whether it is `lm_head(norm(blocks(embed(ids))))`: what it hands to each block besides the residual stream."""
+    stack = model._modules["model"]
+    if stack is None or set(stack._modules) != set(STACK) or "forward" in stack.__dict__:
+        return None
+    layers = stack._modules["layers"]
+    if not isinstance(layers, nn.ModuleList):
+        return None
+    found: Mapping[str, Any] | None = None
+    for start, does in (
+        (numbers(ROWS, 1, 8), lambda index: lambda x: torch.sin(x + index)),
+        (numbers(ROWS, 1, 8) * LARGE, lambda index: lambda x: x * (-1) ** index + index),
+    ):
+        with _standing_in(model, stack, layers, start, does) as (seen, ids, positions, angles):
+            got = model.forward(input_ids=ids, position_ids=positions, use_cache=False, packed=_CACHE)
+        expected = start
+        for index in range(len(layers) + 2):
+            expected = does(index)(expected)
+        if not alike(getattr(got, "logits", None), expected) or len(seen) != len(layers):
+            return None
+        known = {id(each): what for each, what in ((positions, _POSITIONS), (angles, _ANGLES), (_CACHE, _CACHE))}
+        known |= {id(None): None, id(False): False}
+        handed = [{name: known[id(value)] for name, value in named.items()} for named in seen]
+        if any(each != handed[0] for each in handed) or found not in (None, handed[0]):
+            return None
+        found = handed[0]
+    return found
+
+
+@contextmanager
+def _standing_in(
+    model: nn.Module, stack: nn.Module, layers: nn.ModuleList, start: Tensor, does: Callable[[int], Any]
+) -> Iterator[tuple[list[dict[str, Any]], Tensor, Tensor, Any]]:
+    ids, positions = torch.tensor([[1], [0]]), torch.tensor([[3], [10**9]])
+    seen: list[dict[str, Any]] = []
+    angles = numbers(ROWS, 1, 2), numbers(ROWS, 1, 2)
+
+    def embed(given: Tensor) -> Tensor:
+        assert given is ids
+        return start.clone()
+
+    def turn(hidden: Tensor, position_ids: Tensor) -> Any:
+        assert torch.equal(hidden, start)
+        assert position_ids is positions
+        return angles
+
+    def block(index: int) -> Callable[..., Tensor]:
+        def forward(hidden: Tensor, **named: Any) -> Tensor:
+            seen.append(named)
+            return does(index)(hidden)
+
+        return forward
+
+    count = len(layers)
+    with ExitStack() as entered:
+        entered.enter_context(inside(layers, **{str(index): block(index) for index in range(count)}))
+        entered.enter_context(inside(stack, embed_tokens=embed, rotary_emb=turn, norm=does(count)))
+        entered.enter_context(inside(model, model=stack.forward, lm_head=does(count + 1)))  # without its hooks
+        yield seen, ids, positions, angles
+
+
+def shortened(model: nn.Module, handed: Mapping[str, Any]) -> Forward:
+    """The shorter forward; what it gives has `logits` and nothing else."""
+    before, (stack, head) = model.forward, children(model, MODEL)
+    embed, layers, norm, rotary = children(stack, STACK)
+    assert isinstance(layers, nn.ModuleList)
+
+    def forward(*given: Any, **named: Any) -> Any:
+        if given or named.keys() != _GIVEN or named["use_cache"] or named["input_ids"].shape[1] != 1:
+            return before(*given, **named)
+        if hooked(model) or hooked(stack):
+            return before(*given, **named)
+        hidden = embed(named["input_ids"])
+        angles = rotary(hidden, named["position_ids"])
+        changing = {_POSITIONS: named["position_ids"], _ANGLES: angles, _CACHE: named["packed"]}
+        passed = {name: changing.get(value, value) for name, value in handed.items()}
+        for block in layers:
+            hidden = plainly(block)(hidden, **passed)
+        return SimpleNamespace(logits=head(plainly(norm)(hidden)))
+
+    return forward
