@@ -5,6 +5,11 @@ cache. Its least time is the larger of (a) the multiplications at the rate that 
 the model's own shapes with R rows and (b) those bytes at the bandwidth of reading an array larger than the caches.
 Each prompt is counted once, at the arithmetic rate of 256 rows, with one unembedding. Left out, so the limit is below
 what is possible: attention's own arithmetic, norms, sampling, interventions.
+
+That limit has every step as full as the best one, which no batch has that runs to its end: a row's tokens come one
+after another, so the last steps are those of the longest rows alone. `in_sequence` is the least time of the steps that
+this work has if all its rows start at once, each with the rows that are left; it is told beside the limit, and the
+share of the limit is that of the first.
 """
 
 import time
@@ -13,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -76,7 +82,30 @@ def limits(module: PreTrainedModel, done: Sequence[Completion], seconds: float) 
         "limit_seconds": prefill + best["seconds"],
         "engine_seconds": seconds,
         "share_of_limit": (prefill + best["seconds"]) / seconds,
+        "in_sequence": in_sequence(shapes, done, module.dtype, bandwidth, prefill=prefill, seconds=seconds),
         "rule": "per row count: max(arithmetic, memory); the least over row counts, plus the prompts once each",
+    }
+
+
+def in_sequence(
+    shapes: Shapes, done: Sequence[Completion], dtype: torch.dtype, bandwidth: float, *, prefill: float, seconds: float
+) -> dict[str, Any]:
+    """The least time if all rows start at once, step after step with the rows that are left."""
+    fed = np.array([len(completion.ids) - 1 for completion in done])
+    prompts = np.array([len(completion.prompt_ids) for completion in done])
+    grid = [1, *(rows for exponent in range(1, 20) if (rows := 2**exponent) < len(done)), len(done)]
+    measured = {rows: 2 * shapes.weights * rows / linear_rate(shapes, rows, dtype) for rows in grid}
+    least = 0.0
+    for step in range(int(fed.max())):
+        left = fed > step
+        arithmetic = float(np.interp(left.sum(), list(measured), list(measured.values())))
+        positions = int((prompts[left] + step + 1).sum())
+        memory = (shapes.weights * shapes.bytes_per_weight + positions * shapes.cache_bytes) / bandwidth
+        least += max(arithmetic, memory)
+    return {
+        "seconds_of_a_step_by_rows": measured,
+        "limit_seconds": prefill + least,
+        "share_of_limit": (prefill + least) / seconds,
     }
 
 

@@ -22,7 +22,18 @@ def sampling_table(result: dict[str, Any]) -> str:
     bound = f"{limit['bound_by']}, {limit['best_rows']} rows"
     return _table(heading, "useful tokens/s", result) + (
         f"\n\nThe engine takes {_short(limit['engine_seconds'])} s; by measured arithmetic and bandwidth the least is "
-        f"{_short(limit['limit_seconds'])} s ({bound}): {limit['share_of_limit']:.0%} of the limit."
+        f"{_short(limit['limit_seconds'])} s ({bound}): {limit['share_of_limit']:.0%} of the limit." + _of_steps(limit)
+    )
+
+
+def _of_steps(limit: dict[str, Any]) -> str:
+    """The limit of the steps that the work has, where a result tells it."""
+    if "in_sequence" not in limit:
+        return ""
+    steps = limit["in_sequence"]
+    return (
+        f" With the rows that are left in each step it is {_short(steps['limit_seconds'])} s: "
+        f"{steps['share_of_limit']:.0%} of that."
     )
 
 

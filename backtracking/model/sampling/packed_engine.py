@@ -38,6 +38,8 @@ from backtracking.model.sampling.taps import Taps, no_taps
 
 EMPTY = -1
 """Row of a seat in which nobody sits."""
+ALL = slice(None)
+"""Every seat."""
 STEP, LAST = 16, 4
 """Seats by which a batch shrinks, and by which one of no more than that many does."""
 SHRINK = 12
@@ -179,7 +181,7 @@ class _Batch:
         logits = self.forward(ids, positions, self.cache, self.seating, lasting=lasting)
         self.cache.filled += 1
         self.taps.keep_step(self.steps - 1)
-        self._sample(logits, torch.arange(len(self.row), device=self.device))
+        self._sample(logits, ALL)
 
     def _seat(self, seats: list[int]) -> None:
         """Put the next rows into the seats and sample their first tokens."""
@@ -203,7 +205,7 @@ class _Batch:
         self.seating = None
         self._sample(torch.stack(logits), taken)
 
-    def _sample(self, logits: Float[Tensor, "some vocab"], seats: Int[Tensor, " some"]) -> None:
+    def _sample(self, logits: Float[Tensor, "some vocab"], seats: Int[Tensor, " some"] | slice) -> None:
         """Choose the next token of the rows in those seats; those that end leave with a completion."""
         rows, live, steps = self.row[seats], self.live[seats], self.steps[seats]
         tokens = choose(
@@ -213,12 +215,13 @@ class _Batch:
             keys=self.keys[rows],
             positions=steps,
         )
+        ended = live & (torch.isin(tokens, self.stop_ids) | (steps + 1 == self.settings.max_new_tokens))
         # Where nobody sits, or somebody who has finished, what is written is never read.
         self.sampled[rows, steps] = tokens
         self.next_ids[seats] = tokens
         self.steps[seats] += live
-        ended = live & (torch.isin(tokens, self.stop_ids) | (steps + 1 == self.settings.max_new_tokens))
-        if len(finished := seats[ended]):
+        finished = ended.nonzero().flatten() if isinstance(seats, slice) else seats[ended]
+        if len(finished):
             self.live[finished] = False
             self.settled = False
             self._finish(finished)

@@ -64,7 +64,7 @@ class Stage:
         """Text form of each intervention, empty where there is none."""
         return tuple("" if each is None else str(each) for each in self.interventions)
 
-    @property
+    @cached_property
     def by_position(self) -> bool:
         """Whether it acts on some positions of a phase and not on others."""
         return any(i is not None and isinstance(i.scope, At) for i in self.interventions)
