@@ -33,7 +33,7 @@ def a_model(family="qwen2"):
 def shortened(module):
     """Whether it is."""
     with torch.inference_mode():
-        return shorter(module) is not None
+        return "" in shorter(module)
 
 
 @pytest.mark.parametrize("family", SHORTENED)

@@ -52,12 +52,13 @@ class RootMeanSquare:
 
 def _epsilon_of(norm: nn.Module) -> float | None:
     """The epsilon of a root-mean-square norm, if this module is shown to be one."""
+    if norm._modules or not norm._parameters:
+        return None
     weight = getattr(norm, "weight", None)
     epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
     if epsilon is None or not isinstance(weight, nn.Parameter) or weight.ndim != 1 or not serves(weight):
         return None
-    alone = sum(1 for _ in norm.parameters()) == 1 and next(norm.children(), None) is None
-    if not alone or len(inspect.signature(norm.forward).parameters) != 1:
+    if len(norm._parameters) != 1 or len(inspect.signature(norm.forward).parameters) != 1:
         return None
     if "forward" in norm.__dict__:  # somebody has replaced it, and may again
         return epsilon if _is_norm(norm, epsilon) else None

@@ -37,12 +37,15 @@ class Replaced:
     @classmethod
     def of(cls, module: nn.Module) -> "Replaced":
         """Try the parts of a model, which no other thread uses; to be installed before anything changes it."""
+        parts = dict(module.named_modules())
         with torch.inference_mode():
-            found = [(name, part, RootMeanSquare.of(part) or shorter(part)) for name, part in module.named_modules()]
+            forwards: dict[str, Callable[..., Any]] = {**shorter(module)}
+            norms = {name: RootMeanSquare.of(part) for name, part in parts.items()}
+        forwards |= {name: norm for name, norm in norms.items() if norm is not None}
         sources = {name: getattr(sys.modules.get(name), ROTARY, None) for name in _sources(module)}
         functions = [(name, own) for name, own in sources.items() if own is not None and _is_rotary(own)]
         return cls(
-            [(name, part, forward) for name, part, forward in found if forward is not None],
+            [(name, parts[name], forward) for name, forward in forwards.items()],
             [(name, _rotating(own)) for name, own in functions],
         )
 

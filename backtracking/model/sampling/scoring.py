@@ -165,7 +165,7 @@ class _Scoring:
         self, each: Scored, condition: int, before: Mapping[str, Tally], after: Mapping[str, Tally]
     ) -> None:
         for name, intervention in self._named[condition]:
-            touched = (before.get(name, _NONE) + after.get(name, _NONE)).positions
+            touched = before.get(name, _NONE).positions + after.get(name, _NONE).positions
             if touched != (wanted := _wanted(intervention, len(each.ids), each.prompt)):
                 raise ReceiptError(f"{name} touched {touched} positions of {len(each.ids)} tokens, not {wanted}")
 

@@ -37,18 +37,25 @@ _tried: WeakKeyDictionary[nn.Module, tuple[Any, Any]] = WeakKeyDictionary()
 """What a trial of a part found, and the settings it was found under."""
 
 
-def shorter(part: nn.Module) -> Forward | None:
-    """The shorter forward of a part, if it is shown to be one of the known kinds.
+def shorter(module: nn.Module) -> dict[str, Forward]:
+    """The shorter forwards of those parts of a model, by name, that are shown to be of the known kinds.
 
     To be called without gradients. A part whose forward somebody has replaced is left alone, as are all parts where
     hooks are on every module.
     """
-    trial, shortened = _KINDS.get(frozenset(part._modules), (None, None))
-    if trial is None or shortened is None or "forward" in part.__dict__ or part._parameters or part._buffers:
+    if modules._global_forward_hooks or modules._global_forward_pre_hooks:
+        return {}
+    known = [(name, part) for name, part in module.named_modules() if frozenset(part._modules) in _KINDS]
+    served, described = all(map(serves, module.parameters())), {}
+    found = {name: _shorter(part, described) for name, part in known if served or all(map(serves, part.parameters()))}
+    return {name: forward for name, forward in found.items() if forward is not None}
+
+
+def _shorter(part: nn.Module, described: dict[int, Any]) -> Forward | None:
+    if "forward" in part.__dict__ or part._parameters or part._buffers:
         return None
-    if modules._global_forward_hooks or modules._global_forward_pre_hooks or not all(map(serves, part.parameters())):
-        return None
-    settings = _settings(part)
+    trial, shortened = _KINDS[frozenset(part._modules)]
+    settings = _settings(part, described)
     if part not in _tried or _tried[part][0] != settings:
         try:
             _tried[part] = settings, trial(part)
@@ -58,13 +65,22 @@ def shorter(part: nn.Module) -> Forward | None:
     return None if found is None else shortened(part, found)
 
 
-def _settings(part: nn.Module) -> Any:
-    """All that decides what a part does, but for the modules inside it that are stood in for."""
+def _settings(part: nn.Module, described: dict[int, Any]) -> Any:
+    """All that decides what a part does, but for the modules inside it that are stood in for.
+
+    Args:
+        part: The part.
+        described: What has been described so far, as a configuration that many parts have.
+    """
     activation, stack = part._modules.get("act_fn"), part._modules.get(stacks.MODEL[0])
     layers = None if stack is None else len(getattr(stack, "layers", ()))
     owners = [each for each in (part, activation, stack) if each is not None]
     does = [(type(each), type(each).forward, "forward" in each.__dict__) for each in owners]
-    settings = [_plain(vars(each)) for each in (*owners, getattr(part, "config", None)) if each is not None]
+    settings = [_plain(vars(each)) for each in owners]
+    if (config := getattr(part, "config", None)) is not None:
+        if id(config) not in described:
+            described[id(config)] = _plain(vars(config))
+        settings.append(described[id(config)])
     return does, settings, layers
 
 

@@ -21,7 +21,7 @@ MODEL = ("model", "lm_head")
 STACK = ("embed_tokens", "layers", "norm", "rotary_emb")
 """and those of what is below its unembedding."""
 _GIVEN = {"input_ids", "position_ids", "use_cache", "packed"}
-"""What the engine gives to a model in a step."""
+"""What the engine gives to a model in a step, and which logits it wants, unless it wants all."""
 _POSITIONS, _ANGLES, _CACHE = object(), object(), object()
 """Stand for what differs from pass to pass."""
 
@@ -40,11 +40,14 @@ def tried(model: nn.Module) -> Mapping[str, Any] | None:
         (numbers(ROWS, 1, 8) * LARGE, lambda index: lambda x: x * (-1) ** index + index),
     ):
         with _standing_in(model, stack, layers, start, does) as (seen, ids, positions, angles):
-            got = model.forward(input_ids=ids, position_ids=positions, use_cache=False, packed=_CACHE)
+            options = {"input_ids": ids, "position_ids": positions, "use_cache": False, "packed": _CACHE}
+            got, kept = model.forward(**options), model.forward(**options, logits_to_keep=torch.tensor([0, 0]))
         expected = start
         for index in range(len(layers) + 2):
             expected = does(index)(expected)
-        if not alike(getattr(got, "logits", None), expected) or len(seen) != len(layers):
+        if not alike(got.logits, expected) or not alike(kept.logits, expected.repeat(1, 2, 1)):
+            return None
+        if len(seen) != 2 * len(layers):
             return None
         known = {id(each): what for each, what in ((positions, _POSITIONS), (angles, _ANGLES), (_CACHE, _CACHE))}
         known |= {id(None): None, id(False): False}
@@ -94,9 +97,10 @@ def shortened(model: nn.Module, handed: Mapping[str, Any]) -> Forward:
     assert isinstance(layers, nn.ModuleList)
 
     def forward(*given: Any, **named: Any) -> Any:
-        if given or named.keys() != _GIVEN or named["use_cache"] or named["input_ids"].shape[1] != 1:
-            return before(*given, **named)
-        if hooked(model) or hooked(stack):
+        keep = named.get("logits_to_keep")
+        known = not given and named.keys() - {"logits_to_keep"} == _GIVEN and not named["use_cache"]
+        known = known and named["input_ids"].shape[1] == 1 and (keep is None or isinstance(keep, Tensor))
+        if not known or hooked(model) or hooked(stack):
             return before(*given, **named)
         hidden = embed(named["input_ids"])
         angles = rotary(hidden, named["position_ids"])
@@ -104,6 +108,7 @@ def shortened(model: nn.Module, handed: Mapping[str, Any]) -> Forward:
         passed = {name: changing.get(value, value) for name, value in handed.items()}
         for block in layers:
             hidden = plainly(block)(hidden, **passed)
-        return SimpleNamespace(logits=head(plainly(norm)(hidden)))
+        hidden = plainly(norm)(hidden)
+        return SimpleNamespace(logits=head(hidden if keep is None else hidden[:, keep]))
 
     return forward
