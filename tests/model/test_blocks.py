@@ -10,8 +10,9 @@ from transformers.models.qwen2 import modeling_qwen2
 from backtracking.model.sampling import blocks, fused, stacks, turning
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
-from backtracking.model.sampling.passes import Decode, Seating
+from backtracking.model.sampling.passes import Decode
 from backtracking.model.sampling.replaced import Replaced
+from backtracking.model.sampling.seating import Seating
 from backtracking.model.sampling.shorter import shorter
 from tests.tiny import tiny_hf
 

@@ -14,7 +14,8 @@ from backtracking.model.sampling import memory, prefixes, sample
 from backtracking.model.sampling.attention import softcapped
 from backtracking.model.sampling.memory import plan_memory
 from backtracking.model.sampling.packed_cache import PackedCache
-from backtracking.model.sampling.passes import Decode, Prefill, Seating
+from backtracking.model.sampling.passes import Decode, Prefill
+from backtracking.model.sampling.seating import Seating
 from tests.tiny import LETTERS, tiny_hf, tiny_tokenizer
 
 VECTOR = [0.5 - 0.04 * i for i in range(32)]

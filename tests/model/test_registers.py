@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtracking.model.sampling.registers import largest, multiply
+from backtracking.model.sampling.products import multiply
+from backtracking.model.sampling.registers import largest
 
 SIZES = {"rows": st.integers(1, 5), "inner": st.integers(0, 40), "columns": st.integers(1, 150)}
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from backtracking.core.errors import InputError
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.packed_cache import PackedCache
-from backtracking.model.sampling.passes import Decode, Seating
+from backtracking.model.sampling.passes import Decode
 from backtracking.model.sampling.prefixes import forward
+from backtracking.model.sampling.seating import Seating
 
 Pass = Callable[[], Tensor]
 Capture = Callable[[Pass], Pass]

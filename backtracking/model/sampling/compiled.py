@@ -22,7 +22,10 @@ LANES = 16
 """Numbers in the widest register."""
 LEAST = np.float32(-87.0)
 """Of less than this, e to its power is not a normal number."""
-_SOURCES = ("compiled.py", "registers.py", "noise.py", "step_attention.py", "step_choice.py", "fused.py")
+_SOURCES = (
+    *("compiled.py", "vectors.py", "registers.py", "products.py"),
+    *("noise.py", "step_attention.py", "step_choice.py", "fused.py"),
+)
 _DISABLED: bool = getattr(config, "DISABLE_JIT")  # noqa: B009 - its names are made when it is imported
 _WORTH = 2**18
 """Numbers to go through that are worth a thread of their own."""

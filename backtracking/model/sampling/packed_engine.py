@@ -29,11 +29,11 @@ from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.finish import completion_of
 from backtracking.model.sampling.noise import row_key
 from backtracking.model.sampling.packed_cache import BLOCK, READ, PackedCache, Packing
-from backtracking.model.sampling.passes import Seating
 from backtracking.model.sampling.plan import Row, Settings
 from backtracking.model.sampling.prefixes import AHEAD, Prefix, Prefixes
 from backtracking.model.sampling.refusals import steady_length
 from backtracking.model.sampling.replaced import Replaced
+from backtracking.model.sampling.seating import Seating
 from backtracking.model.sampling.taps import Taps, no_taps
 
 EMPTY = -1

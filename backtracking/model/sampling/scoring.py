@@ -24,11 +24,12 @@ from backtracking.model.sampling.context_runs import planned, run_contexts
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.joining import Joining, blocks_of, first_blocks
 from backtracking.model.sampling.packed_cache import PackedCache
-from backtracking.model.sampling.passes import Decode, Seating
+from backtracking.model.sampling.passes import Decode
 from backtracking.model.sampling.prefixes import forward
 from backtracking.model.sampling.refusals import check_length, check_one_device
 from backtracking.model.sampling.replaced import Replaced
 from backtracking.model.sampling.scored_contexts import Reaching, Scored, batches, with_longer_ones
+from backtracking.model.sampling.seating import Seating
 
 ROWS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
 """Contexts times conditions."""

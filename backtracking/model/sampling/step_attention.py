@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backtracking.model.sampling.compiled import LANES, compiled, inlined, over_rows
-from backtracking.model.sampling.registers import multiply, prefetch, weigh
+from backtracking.model.sampling.products import multiply
+from backtracking.model.sampling.registers import prefetch, weigh
 
 _UNLIMITED = 2**62
 _ONE = np.float32(1)

@@ -1,0 +1,78 @@
+"""What the instructions that `registers` and `products` give are made of: vectors of `LANES` float32."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from backtracking.model.sampling.compiled import EXP, LANES, LEAST, LN_2, LOG2_E
+
+BYTE, INDEX, INTEGER = ir.IntType(8), ir.IntType(64), ir.IntType(32)
+VECTOR, INTEGERS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(INTEGER, LANES)
+SUM = ("contract",)
+"""A product and a sum may be one instruction; the order of sums is kept."""
+
+
+def start(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    """Where the numbers of an array begin."""
+    return context.make_array(kind)(context, builder, array).data
+
+
+def vector_at(builder: Any, data: Any, index: Any) -> Any:
+    """Where the vector begins that has this number as its first."""
+    return builder.bitcast(builder.gep(data, [index]), VECTOR.as_pointer())
+
+
+def shuffled(builder: Any, vector: Any, order: Any) -> Any:
+    """The lanes of a vector in another order."""
+    places = ir.Constant(ir.VectorType(INTEGER, LANES), list(order))
+    return builder.shuffle_vector(vector, ir.Constant(VECTOR, ir.Undefined), places)
+
+
+def constant(number: Any) -> Any:
+    """The number in every lane."""
+    return ir.Constant(VECTOR, [float(number)] * LANES)
+
+
+def spread(builder: Any, number: Any) -> Any:
+    """The number in every lane."""
+    kind = ir.VectorType(number.type, LANES)
+    alone = builder.insert_element(ir.Constant(kind, ir.Undefined), number, INTEGER(0))
+    places = ir.Constant(INTEGERS, [0] * LANES)
+    return builder.shuffle_vector(alone, ir.Constant(kind, ir.Undefined), places)
+
+
+def across(builder: Any, vector: Any, both: Callable[[Any, Any], Any]) -> Any:
+    """One number of all lanes, by an operation on two."""
+    half = LANES // 2
+    while half:
+        vector = both(shuffled(builder, vector, [(lane + half) % LANES for lane in range(LANES)]), vector)
+        half //= 2
+    return builder.extract_element(vector, INTEGER(0))
+
+
+def better(builder: Any, one: Any, other: Any, sign: str) -> Any:
+    """The lesser one, or with ">" the larger; the other one where the first is not a number."""
+    return builder.select(builder.fcmp_ordered(sign, one, other), one, other)
+
+
+def added(builder: Any, one: Any, other: Any, more: Any) -> Any:
+    """`one * other + more`."""
+    return builder.fadd(builder.fmul(one, other, flags=SUM), more, flags=SUM)
+
+
+def exponential(builder: Any, x: Any) -> tuple[Any, Any]:
+    """The exponential of numbers up to `-LEAST`, as two factors; see `compiled.exponentials`."""
+    kind = ir.FunctionType(VECTOR, [VECTOR])
+    floor = cgutils.get_or_insert_function(builder.module, kind, f"llvm.floor.v{LANES}f32")
+    x = builder.select(builder.fcmp_ordered("<", x, constant(LEAST)), constant(LEAST), x)
+    power = builder.call(floor, [added(builder, x, constant(LOG2_E), constant(0.5))])
+    for part in LN_2:
+        x = added(builder, power, constant(-part), x)
+    y = constant(EXP[0])
+    for coefficient in EXP[1:]:
+        y = added(builder, y, x, constant(coefficient))
+    y = added(builder, builder.fmul(y, x), x, builder.fadd(x, constant(1)))
+    bits = builder.add(builder.fptosi(power, INTEGERS), ir.Constant(INTEGERS, [127] * LANES))
+    return y, builder.bitcast(builder.shl(bits, ir.Constant(INTEGERS, [23] * LANES)), VECTOR)
