@@ -32,7 +32,7 @@ from backtracking.core.completions import Completion
 from backtracking.core.interventions import Condition, Scale
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling import packed_engine, sample
+from backtracking.model.sampling import loops, sample
 
 ENGINE = "backtracking.sample"
 PEERS = ("bridge", "huggingface-1", "huggingface-32", "nnsight")
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         return sum(len(completion.ids) for completion in last)
 
     contenders.append(Contender(ENGINE, f"all {work.rows} completions", run_engine))
-    packed_engine.prepare()  # the first use on a machine compiles loops, once and for all
+    loops.prepare()  # the first use on a machine compiles loops, once and for all
     timings = take_turns(contenders, asked.repetitions, say=_say)
     result["slices"] = {contender.name: contender.does for contender in contenders}
     result["results"] = summary(timings, ENGINE)

@@ -8,9 +8,7 @@ used: it knows neither interventions by row nor noise by row.
 
 from collections import deque
 from collections.abc import Sequence
-from functools import cache
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,13 +16,11 @@ from torch import Tensor
 from backtracking.core.completions import Completion, Completions
 from backtracking.core.interventions import Ban
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling import fused, step_attention, step_choice
 from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.bans import Bans
 from backtracking.model.sampling.captured import Capture, Steps
 from backtracking.model.sampling.choice import choose
-from backtracking.model.sampling.compiled import LANES, serves
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.finish import completion_of
 from backtracking.model.sampling.noise import row_key
@@ -80,28 +76,6 @@ def run_unit(
         finally:
             batch.forward.forget()
     return Completions(batch.done[index] for index in range(len(rows)))
-
-
-@cache
-def prepare() -> None:
-    """Compile the loops of a step, or load them, in this process: those forked from it have them then.
-
-    They are run once on numbers of the kinds that the engine gives them.
-    """
-    one, row = (
-        torch.zeros(shape, dtype=kind, device="cpu") for shape, kind in (((1, 1, 1, 8), torch.float32), (1, torch.long))
-    )
-    if not serves(one):
-        return
-    room = np.zeros((1, 1, 8, LANES), np.float32), np.zeros((1, 1, LANES, 8), np.float32)
-    where = step_attention.Where(*(row.numpy() for _ in range(4)))
-    new = one.numpy()
-    step_attention.attend(new, new, new, prompts=room, own=room, where=where, filled=0, window=None, scaling=1.0)
-    step_choice.sampled(one[0, 0], temperature=1.0, top_p=0.5, keys=row, positions=row)
-    fused.rms_norm(one[0], one[0, 0, 0].numpy(), np.float32(1e-6))
-    fused.rotated(one, one, one[0], one[0])
-    fused.gated(one[0], one[0])
-    fused.scaled(one[0], one[0], one[0, :, :, 0].contiguous(), head=None, heads=1, change=one[0, 0, 0])
 
 
 class _Batch:

@@ -26,7 +26,7 @@ import torch
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError, ReceiptError
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling import packed_engine
+from backtracking.model.sampling import loops, packed_engine
 from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.plan import Row, Settings
 
@@ -112,7 +112,7 @@ def _run_all(
     model: HookedReasoner, parts: Sequence[Sequence[Row]], settings: Settings, seats: int
 ) -> list[Completions]:
     if model.dtype == torch.float32:
-        packed_engine.prepare()
+        loops.prepare()
     with _children() as children:
         gc.freeze()  # else a child's collector writes to every object, and so copies the memory they lie in
         try:
