@@ -51,6 +51,8 @@ def tiny_hf(name: str, seed: int = 0) -> hf.PreTrainedModel:
             "mistral": "MistralForCausalLM",
             "neox": "GPTNeoXForCausalLM",
             "gpt2": "GPT2LMHeadModel",
+            "mixtral": "MixtralForCausalLM",
+            "qwen3_moe": "Qwen3MoeForCausalLM",
         }[name]
     ]
     module = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
@@ -76,6 +78,11 @@ def _config(name: str) -> hf.PretrainedConfig:
         return hf.Qwen3Config(**grouped, head_dim=16)
     if name == "mistral":
         return hf.MistralConfig(**grouped, sliding_window=8)
+    if name == "mixtral":
+        return hf.MixtralConfig(**grouped, num_local_experts=4, num_experts_per_tok=2)
+    if name == "qwen3_moe":
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        return hf.Qwen3MoeConfig(**grouped, head_dim=16, **experts)
     if name == "gemma2":
         return hf.Gemma2Config(**grouped, head_dim=16, sliding_window=8, query_pre_attn_scalar=16)
     if name == "gemma3":

@@ -1,5 +1,9 @@
 """Laws of the shorter way through a model: only what gives the same is shortened, and hooks are heeded everywhere."""
 
+import copy
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -154,3 +158,96 @@ def test_passes_of_other_kinds_go_the_models_own_way():
     assert found.past_key_values.get_seq_length() == 3
     assert isinstance(module, nn.Module)
     assert "forward" not in module.__dict__
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_hooks_on_angles_are_called_as_the_model_calls_them(family):
+    """Llama names its positions, Qwen 2 does not."""
+    module, seen = a_model(family), []
+
+    def tripled(_module, given, named):
+        seen.append((len(given), sorted(named)))
+        if "position_ids" in named:
+            return given, named | {"position_ids": named["position_ids"] * 3}
+        return (given[0], given[1] * 3), named
+
+    plain = a_step(module)
+    module.model.rotary_emb.register_forward_pre_hook(tripled, with_kwargs=True)
+    expected = a_step(module)
+    assert (expected - plain).abs().max() > 1e-3
+    with Replaced.of(module).installed():
+        torch.testing.assert_close(a_step(module), expected, atol=2e-5, rtol=1e-4)
+    assert seen[0] == seen[1]
+
+
+def test_a_stack_with_a_configuration_of_its_own_is_tried_anew_when_that_changes():
+    module = a_model()
+    module.config = copy.deepcopy(module.config)
+    assert shortened(module)
+    module.model.config.num_hidden_layers = 2
+    assert not shortened(module)
+
+
+@pytest.mark.parametrize("kind", ["a tensor", "a number of numpy", "an object", "something new"])
+def test_what_a_forward_refers_to_may_change(monkeypatch, kind):
+    """As a model that is steered by hand does."""
+    real = MODEL.forward
+
+    def scaled(self, **named):
+        found = real(self, **named)
+        own = getattr(self, "own", 1.0)
+        found.logits = found.logits * (own.scale if isinstance(own, SimpleNamespace) else own)
+        return found
+
+    monkeypatch.setattr(MODEL, "forward", scaled)
+    module = a_model()
+    if kind != "something new":
+        ones = {"a tensor": torch.tensor(1.0), "a number of numpy": np.float32(1)}
+        module.own = ones.get(kind, SimpleNamespace(scale=1))
+    assert shortened(module)
+    if kind == "a tensor":
+        module.own += 0.7
+    elif kind == "an object":
+        module.own.scale = 1.7
+    else:
+        module.own = np.float32(1.7)
+    assert not shortened(module)
+
+
+def test_a_function_that_is_exchanged_is_tried_anew(monkeypatch):
+    module = a_model()
+    expected = a_step(module)
+    with Replaced.of(module).installed():
+        torch.testing.assert_close(a_step(module), expected, atol=2e-5, rtol=1e-4)
+    monkeypatch.setattr(modeling_qwen2, "apply_rotary_pos_emb", lambda q, k, *_: (q, k))
+    changed = a_step(module)
+    assert (changed - expected).abs().max() > 1e-3
+    with Replaced.of(module).installed():
+        torch.testing.assert_close(a_step(module), changed, atol=2e-5, rtol=1e-4)
+
+
+def test_hooks_on_every_module_that_come_later_see_every_module():
+    module, seen = a_model(), []
+    with Replaced.of(module).installed():
+        handle = nn.modules.module.register_module_forward_hook(lambda part, *_: seen.append(type(part)))
+        try:
+            a_step(module)
+            count = len(seen)
+        finally:
+            handle.remove()
+    seen.clear()
+    handle = nn.modules.module.register_module_forward_hook(lambda part, *_: seen.append(type(part)))
+    try:
+        a_step(module)
+    finally:
+        handle.remove()
+    assert count == len(seen)
+
+
+def test_a_hook_that_makes_nonsense_of_an_attention_is_an_error():
+    module = a_model()
+    module.model.layers[1].self_attn.register_forward_hook(lambda _part, _given, found: found[0])
+    with pytest.raises((TypeError, ValueError)):
+        a_step(module)
+    with Replaced.of(module).installed(), pytest.raises(TypeError, match="tuple that an attention gives"):
+        a_step(module)

@@ -17,7 +17,10 @@ from backtracking.core.errors import InputError
 from backtracking.model.sampling.refusals import SLOWER
 
 NAME = "backtracking_packed"
-_HARMLESS = {"position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states", "cache_position"}
+_HARMLESS = {
+    *("position_ids", "use_cache", "is_causal", "cache_position"),
+    *("output_attentions", "output_hidden_states", "output_router_logits"),
+}
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """A shorter forward of a block and of its gated MLP: see `shorter`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,10 +31,15 @@ MLP = ("gate_proj", "up_proj", "down_proj", "act_fn")
 """and those of a gated MLP."""
 
 
-def block_tried(block: nn.Module) -> frozenset[str] | None:
-    """Whether it is `h = x + attention(norm(x))`, then `h + mlp(norm(h))`: what it hands on to its attention."""
+def block_tried(block: nn.Module) -> tuple[frozenset[str], bool] | None:
+    """Whether it is `h = x + attention(norm(x))`, then `h + mlp(norm(h))`.
+
+    Returns:
+        What it hands on to its attention, and whether its MLP may give a tuple, as a mixture of experts does.
+    """
     usual = {"attention_mask": None, "position_embeddings": "angles", "packed": "cache", **USUAL}
     handed: set[str] = set()
+    tuples = True
     bounded = (torch.exp, torch.cos, torch.sin, torch.tanh)
     unbounded = (lambda x: x + 1, lambda x: -2 * x, lambda x: x / 2, lambda x: 3 * x - 1)
     for start, (first, attention, second, mlp) in (
@@ -46,10 +52,12 @@ def block_tried(block: nn.Module) -> frozenset[str] | None:
             seen.append(named)
             return attention(named["hidden_states"]), None
 
-        with inside(block, input_layernorm=first, self_attn=attends, post_attention_layernorm=second, mlp=mlp):
+        parts = {"input_layernorm": first, "self_attn": attends, "post_attention_layernorm": second}
+        with inside(block, **parts, mlp=mlp):
             found = block.forward(start, **usual)
+        tuples = _takes_a_tuple(block, start, found, usual, parts, mlp) and tuples
         middle = start + attention(first(start))
-        if len(seen) != 1:
+        if len(seen) != 2:
             return None
         handed = seen[0].keys() - {"hidden_states"}
         if not {"position_embeddings", "packed"} <= handed <= usual.keys():
@@ -58,12 +66,23 @@ def block_tried(block: nn.Module) -> frozenset[str] | None:
             return None
         if not alike(found, middle + mlp(second(middle))):
             return None
-    return frozenset(handed)
+    return frozenset(handed), tuples
 
 
-def block_shortened(block: nn.Module, handed: frozenset[str]) -> Forward:
-    """The shorter forward of a block that hands that much on to its attention."""
-    before = block.forward
+def _takes_a_tuple(
+    block: nn.Module, start: Tensor, expected: Any, usual: Mapping[str, Any], parts: Mapping[str, Any], mlp: Any
+) -> bool:
+    """Whether the block gives the same where its MLP gives something besides."""
+    with inside(block, **parts, mlp=lambda x: (mlp(x), None)):
+        try:
+            return alike(block.forward(start, **usual), expected)
+        except TypeError:  # it adds what it is given
+            return False
+
+
+def block_shortened(block: nn.Module, found: tuple[frozenset[str], bool]) -> Forward:
+    """The shorter forward of such a block."""
+    before, (handed, tuples) = block.forward, found
     first, attention, second, mlp = children(block, BLOCK)
 
     def forward(*given: Any, **named: Any) -> Any:
@@ -71,10 +90,13 @@ def block_shortened(block: nn.Module, handed: frozenset[str]) -> Forward:
         if hidden is None or not handed <= named.keys():
             return before(*given, **named)
         passed = {name: named[name] for name in handed}
-        attended = plainly(attention)(hidden_states=plainly(first)(hidden), **passed)[0]
+        read = plainly(attention)(hidden_states=plainly(first)(hidden), **passed)
+        if not isinstance(read, tuple) or len(read) != 2:
+            raise TypeError(f"a hook has made {type(read).__name__} of the tuple that an attention gives")
+        attended, _ = read
         hidden, normed = _onward(hidden, attended, second)
         added = plainly(mlp)(normed)
-        return hidden + (added[0] if isinstance(added, tuple) else added)  # as of a mixture of experts
+        return hidden + (added[0] if tuples and isinstance(added, tuple) else added)
 
     return forward
 
@@ -118,9 +140,10 @@ def mlp_shortened(mlp: nn.Module, _: bool) -> Forward:
     gate_proj, up_proj, down_proj, activation = children(mlp, MLP)
     to_gate, to_up, to_out = map(product, (gate_proj, up_proj, down_proj))
 
-    def forward(hidden: Tensor) -> Tensor:
-        if not serves(hidden) or hooked(activation):
-            return before(hidden)
+    def forward(*given: Tensor, **named: Tensor) -> Tensor:
+        if len(given) != 1 or named or not serves(given[0]) or hooked(activation):
+            return before(*given, **named)
+        (hidden,) = given
         gate, up = to_gate(hidden), to_up(hidden)
         if serves(gate) and serves(up) and gate.shape == up.shape:
             return to_out(gated(gate, up))

@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.nn.modules import module as modules
 
 from backtracking.model.sampling.compiled import serves
 
 Forward = Callable[..., Any]
+ROTARY = "apply_rotary_pos_emb"
+"""What transformers' modules call the function that turns queries and keys."""
 ROWS, LARGE = 2, 1e4
 """Rows that a part is tried on, and by what numbers are multiplied that only large ones show."""
 USUAL: dict[str, Any] = {"position_ids": torch.tensor([[3], [10**9]]), "past_key_values": None, "use_cache": False}
@@ -50,7 +53,7 @@ def heads_of(projected: Tensor, width: int) -> Tensor:
 
 
 def plainly(part: nn.Module) -> Callable[..., Any]:
-    """A part, without the way through its module where it is one of ours and nothing is hooked on it."""
+    """A part, without the way through its module where its forward is a replaced one and nothing is hooked on it."""
     return part.forward if "forward" in part.__dict__ and not hooked(part) else part
 
 
@@ -63,12 +66,13 @@ def product(layer: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to what goes in or comes out."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether somebody listens to what goes in or comes out, of this or of every module."""
+    own = module._forward_hooks or module._forward_pre_hooks
+    return bool(own or modules._global_forward_hooks or modules._global_forward_pre_hooks)
 
 
 def alike(found: Any, expected: Tensor) -> bool:
     """Whether a part has given what was expected, but for rounding."""
-    if not isinstance(found, Tensor) or found.shape != expected.shape:
+    if not isinstance(found, Tensor) or (found.shape, found.dtype) != (expected.shape, expected.dtype):
         return False
     return bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp(min=1))

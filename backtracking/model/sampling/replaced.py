@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from backtracking.model.sampling.compiled import serves
 from backtracking.model.sampling.fused import rotated, turned
 from backtracking.model.sampling.norms import RootMeanSquare
+from backtracking.model.sampling.parts import ROTARY
 from backtracking.model.sampling.shorter import shorter
 from backtracking.model.sampling.trials import numbers
-
-ROTARY = "apply_rotary_pos_emb"
-"""What transformers' modules call the function."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Shorter forwards of a model and its parts, for passes of one token per row on a CPU in float32.
+"""Shorter forwards of a model and its parts, made for passes of one token per row on a CPU in float32.
 
 With few rows most of a step goes into the small operations and the Python between the matrix products. Here each of
 four parts that most architectures share (model, block, attention, MLP) does what its own forward does in as few
@@ -7,17 +7,19 @@ inside it, whenever one of its settings has changed. The modules inside are call
 on them.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
 from backtracking.core.errors import InputError
 from backtracking.model.sampling import blocks, stacks, turning
 from backtracking.model.sampling.compiled import serves
-from backtracking.model.sampling.parts import Forward
+from backtracking.model.sampling.parts import ROTARY, Forward
 
 _COMMON = vars(nn.Module()).keys() - {"training"}
 """What every module has, and what does not decide what it does."""
@@ -33,6 +35,8 @@ _KINDS: dict[frozenset[str], tuple[Callable[[Any], Any], Callable[[Any, Any], Fo
     frozenset(blocks.MLP): (blocks.mlp_tried, blocks.mlp_shortened),
 }
 """By the names of the modules inside a part: its trial, and what makes its shorter forward of what that has found."""
+_PLAIN = (bool, int, float, str, list, tuple, dict, np.generic, type(None))
+"""What is described by what it says."""
 _tried: WeakKeyDictionary[nn.Module, tuple[Any, Any]] = WeakKeyDictionary()
 """What a trial of a part found, and the settings it was found under."""
 
@@ -62,7 +66,10 @@ def _shorter(part: nn.Module, described: dict[int, Any]) -> Forward | None:
         except _OTHERWISE:
             _tried[part] = settings, None
     found = _tried[part][1]
-    return None if found is None else shortened(part, found)
+    try:
+        return None if found is None else shortened(part, found)
+    except AttributeError:  # it has lost a part that it does without
+        return None
 
 
 def _settings(part: nn.Module, described: dict[int, Any]) -> Any:
@@ -73,17 +80,25 @@ def _settings(part: nn.Module, described: dict[int, Any]) -> Any:
         described: What has been described so far, as a configuration that many parts have.
     """
     activation, stack = part._modules.get("act_fn"), part._modules.get(stacks.MODEL[0])
-    layers = None if stack is None else len(getattr(stack, "layers", ()))
+    layers = None if stack is None else stack._modules.get("layers")
     owners = [each for each in (part, activation, stack) if each is not None]
     does = [(type(each), type(each).forward, "forward" in each.__dict__) for each in owners]
-    settings = [_plain(vars(each)) for each in owners]
-    if (config := getattr(part, "config", None)) is not None:
-        if id(config) not in described:
-            described[id(config)] = _plain(vars(config))
-        settings.append(described[id(config)])
-    return does, settings, layers
+    source = vars(sys.modules[type(part).__module__]).get(ROTARY)
+    own = [_described(vars(each), described) for each in owners]
+    return does, source, own, len(layers) if isinstance(layers, nn.ModuleList) else None
 
 
-def _plain(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    kinds = (bool, int, float, str, list, tuple, dict, type(None))
-    return [(name, repr(value)) for name, value in values.items() if isinstance(value, kinds) and name not in _COMMON]
+def _described(values: Mapping[str, Any], described: dict[int, Any]) -> list[tuple[str, Any]]:
+    return [(name, _one(value, described)) for name, value in values.items() if name not in _COMMON]
+
+
+def _one(value: Any, described: dict[int, Any]) -> Any:
+    """An attribute: what it says, or which it is."""
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return id(value), value.tolist() if value.numel() == 1 else None if value.is_inference() else value._version
+    if id(value) not in described:
+        inside = getattr(value, "__dict__", {})
+        described[id(value)] = [(name, repr(each)) for name, each in inside.items() if isinstance(each, _PLAIN)]
+    return id(value), described[id(value)]

@@ -26,20 +26,24 @@ _POSITIONS, _ANGLES, _CACHE = object(), object(), object()
 """Stand for what differs from pass to pass."""
 
 
-def tried(model: nn.Module) -> Mapping[str, Any] | None:
-    """Whether it is `lm_head(norm(blocks(embed(ids))))`: what it hands to each block besides the residual stream."""
+def tried(model: nn.Module) -> tuple[Mapping[str, Any], bool] | None:
+    """Whether it is `lm_head(norm(blocks(embed(ids))))`.
+
+    Returns:
+        What it hands to each block besides the residual stream, and whether it hands positions on by their name.
+    """
     stack = model._modules["model"]
     if stack is None or set(stack._modules) != set(STACK) or "forward" in stack.__dict__:
         return None
     layers = stack._modules["layers"]
     if not isinstance(layers, nn.ModuleList):
         return None
-    found: Mapping[str, Any] | None = None
+    found: tuple[Mapping[str, Any], bool] | None = None
     for start, does in (
         (numbers(ROWS, 1, 8), lambda index: lambda x: torch.sin(x + index)),
         (numbers(ROWS, 1, 8) * LARGE, lambda index: lambda x: x * (-1) ** index + index),
     ):
-        with _standing_in(model, stack, layers, start, does) as (seen, ids, positions, angles):
+        with _standing_in(model, stack, layers, start, does) as (seen, named, ids, positions, angles):
             options = {"input_ids": ids, "position_ids": positions, "use_cache": False, "packed": _CACHE}
             got, kept = model.forward(**options), model.forward(**options, logits_to_keep=torch.tensor([0, 0]))
         expected = start
@@ -51,28 +55,32 @@ def tried(model: nn.Module) -> Mapping[str, Any] | None:
             return None
         known = {id(each): what for each, what in ((positions, _POSITIONS), (angles, _ANGLES), (_CACHE, _CACHE))}
         known |= {id(None): None, id(False): False}
-        handed = [{name: known[id(value)] for name, value in named.items()} for named in seen]
-        if any(each != handed[0] for each in handed) or found not in (None, handed[0]):
+        handed = [{name: known[id(value)] for name, value in each.items()} for each in seen]
+        if any(each != handed[0] for each in handed) or found not in (None, (handed[0], named[0])):
             return None
-        found = handed[0]
+        found = handed[0], named[0]
     return found
 
 
 @contextmanager
 def _standing_in(
     model: nn.Module, stack: nn.Module, layers: nn.ModuleList, start: Tensor, does: Callable[[int], Any]
-) -> Iterator[tuple[list[dict[str, Any]], Tensor, Tensor, Any]]:
+) -> Iterator[tuple[list[dict[str, Any]], list[bool], Tensor, Tensor, Any]]:
     ids, positions = torch.tensor([[1], [0]]), torch.tensor([[3], [10**9]])
     seen: list[dict[str, Any]] = []
+    by_name: list[bool] = []
     angles = numbers(ROWS, 1, 2), numbers(ROWS, 1, 2)
 
     def embed(given: Tensor) -> Tensor:
         assert given is ids
         return start.clone()
 
-    def turn(hidden: Tensor, position_ids: Tensor) -> Any:
+    def turn(hidden: Tensor, *given: Tensor, **named: Tensor) -> Any:
         assert torch.equal(hidden, start)
-        assert position_ids is positions
+        assert named.keys() <= {"position_ids"}
+        (asked,) = (*given, *named.values())
+        assert asked is positions
+        by_name.append(bool(named))
         return angles
 
     def block(index: int) -> Callable[..., Tensor]:
@@ -87,11 +95,12 @@ def _standing_in(
         entered.enter_context(inside(layers, **{str(index): block(index) for index in range(count)}))
         entered.enter_context(inside(stack, embed_tokens=embed, rotary_emb=turn, norm=does(count)))
         entered.enter_context(inside(model, model=stack.forward, lm_head=does(count + 1)))  # without its hooks
-        yield seen, ids, positions, angles
+        yield seen, by_name, ids, positions, angles
 
 
-def shortened(model: nn.Module, handed: Mapping[str, Any]) -> Forward:
+def shortened(model: nn.Module, found: tuple[Mapping[str, Any], bool]) -> Forward:
     """The shorter forward; what it gives has `logits` and nothing else."""
+    handed, by_name = found
     before, (stack, head) = model.forward, children(model, MODEL)
     embed, layers, norm, rotary = children(stack, STACK)
     assert isinstance(layers, nn.ModuleList)
@@ -103,8 +112,9 @@ def shortened(model: nn.Module, handed: Mapping[str, Any]) -> Forward:
         if not known or hooked(model) or hooked(stack):
             return before(*given, **named)
         hidden = embed(named["input_ids"])
-        angles = rotary(hidden, named["position_ids"])
-        changing = {_POSITIONS: named["position_ids"], _ANGLES: angles, _CACHE: named["packed"]}
+        positions = named["position_ids"]
+        angles = rotary(hidden, position_ids=positions) if by_name else rotary(hidden, positions)
+        changing = {_POSITIONS: positions, _ANGLES: angles, _CACHE: named["packed"]}
         passed = {name: changing.get(value, value) for name, value in handed.items()}
         for block in layers:
             hidden = plainly(block)(hidden, **passed)

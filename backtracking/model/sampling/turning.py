@@ -28,6 +28,8 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 def tried(attention: Any) -> tuple[int, int, dict[str, Any]] | None:
     """Whether it turns queries and keys, attends, and projects: width of a head, layer, and what it asks for."""
     width, found = attention.head_dim, None
+    if width % 2:
+        return None
     for scale in (1.0, LARGE):
         query, key, value = (
             (numbers(ROWS, 1, attention._modules[name].out_features) + shift) * scale

@@ -66,8 +66,9 @@ def exponential(builder: Any, x: Any) -> tuple[Any, Any]:
     """The exponential of numbers up to `-LEAST`, as two factors; see `compiled.exponentials`."""
     kind = ir.FunctionType(VECTOR, [VECTOR])
     floor = cgutils.get_or_insert_function(builder.module, kind, f"llvm.floor.v{LANES}f32")
+    number = better(builder, x, constant(LEAST), ">")  # and where it is none: no power of 2 is like that
     x = builder.select(builder.fcmp_ordered("<", x, constant(LEAST)), constant(LEAST), x)
-    power = builder.call(floor, [added(builder, x, constant(LOG2_E), constant(0.5))])
+    power = builder.call(floor, [added(builder, number, constant(LOG2_E), constant(0.5))])
     for part in LN_2:
         x = added(builder, power, constant(-part), x)
     y = constant(EXP[0])
