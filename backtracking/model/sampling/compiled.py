@@ -24,7 +24,7 @@ LEAST = np.float32(-87.0)
 """Of less than this, e to its power is not a normal number."""
 _SOURCES = (
     *("compiled.py", "vectors.py", "registers.py", "products.py"),
-    *("noise.py", "step_attention.py", "step_choice.py", "fused.py"),
+    *("noise.py", "step_attention.py", "context_attention.py", "step_choice.py", "fused.py"),
 )
 _DISABLED: bool = getattr(config, "DISABLE_JIT")  # noqa: B009 - its names are made when it is imported
 _WORTH = 2**18

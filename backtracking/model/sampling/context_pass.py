@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from backtracking.model.sampling import context_attention
 from backtracking.model.sampling.attention import softcapped
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
+from backtracking.model.sampling.passes import served
 from backtracking.model.sampling.prefixes import Prefix
 
 
@@ -68,6 +71,18 @@ class Together:
         return self.column + self._copied[self.owner]
 
     @cached_property
+    def _places(self) -> context_attention.Runs:
+        """Where each run's tokens are, and what is kept of it."""
+        counts = np.array([len(run.ids) for run in self.runs])
+        return context_attention.Runs(
+            entry=np.array([run.entry for run in self.runs]),
+            source=np.array([run.source for run in self.runs]),
+            copied=np.array([run.copied for run in self.runs]),
+            first=counts.cumsum() - counts,
+            count=counts,
+        )
+
+    @cached_property
     def _longest(self) -> int:
         """Tokens of the longest run."""
         return max(len(run.ids) for run in self.runs)
@@ -109,8 +124,16 @@ class Together:
         if layer not in cache.prefixes:
             cache.prefixes[layer] = KeyValues.room(cache.entries, cache.width, key)
         self.layers.add(layer)
+        reading = len(self.layers) != self.last
+        if softcap is None and served(query, key, value):
+            given, room = [part.numpy() for part in (query, key, value)], cache.prefixes[layer].arrays
+            options = {"room": room, "runs": self._places, "window": window, "scaling": scaling}
+            read = context_attention.attend(*given, **options, reading=reading)
+            if not reading:
+                raise AllKept
+            return torch.from_numpy(read)
         keys, values = self._kept(cache.prefixes[layer], key, value)
-        if len(self.layers) == self.last:
+        if not reading:
             raise AllKept
         runs, longest = len(self.runs), self._longest
         places = self.owner * longest + self.column

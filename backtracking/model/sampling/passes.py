@@ -95,7 +95,7 @@ class Decode:
         cache, added = self.cache, self.cache.room_for(layer, key)
         seats, heads, _, width = query.shape
         groups = key.shape[1]
-        if softcap is None and _served(query, key, value):
+        if softcap is None and served(query, key, value):
             given = [part.numpy() for part in (query, key, value)]
             return torch.from_numpy(self._loop(layer, added, given, window=window, scaling=scaling))
         seating, bias = self._of_first(seats)
@@ -139,7 +139,7 @@ class Decode:
         """
         rows, width = query.shape[0], angles[0].shape[2]
         shape = rows, -1, 1, width
-        if softcap is not None or not _served(query, key, value):
+        if softcap is not None or not served(query, key, value):
             heads = [part.view(shape) for part in (query, key, value)]
             heads[:2] = (turned(part, *angles) for part in heads[:2])
             return self.attend(layer, *heads, scaling=scaling, window=window, softcap=softcap).flatten(2)
@@ -218,6 +218,6 @@ class Decode:
         return self._bias[window]
 
 
-def _served(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def served(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the compiled loop takes these."""
     return query.shape[0] == key.shape[0] and key.shape == value.shape and all(map(serves, (query, key, value)))
