@@ -73,7 +73,9 @@ def _shorter(part: nn.Module, described: dict[int, Any]) -> Forward | None:
 
 
 def _settings(part: nn.Module, described: dict[int, Any]) -> Any:
-    """All that decides what a part does, but for the modules inside it that are stood in for.
+    """What decides what a part does, as far as its attributes tell, but for the modules inside it, stood in for.
+
+    Of an attribute that is an object its own plain attributes count, not what those of an object in it say.
 
     Args:
         part: The part.

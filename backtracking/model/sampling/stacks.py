@@ -21,7 +21,7 @@ MODEL = ("model", "lm_head")
 STACK = ("embed_tokens", "layers", "norm", "rotary_emb")
 """and those of what is below its unembedding."""
 _GIVEN = {"input_ids", "position_ids", "use_cache", "packed"}
-"""What the engine gives to a model in a step, and which logits it wants, unless it wants all."""
+"""What the engine gives to a model in a step; besides, `logits_to_keep` if it does not want all logits."""
 _POSITIONS, _ANGLES, _CACHE = object(), object(), object()
 """Stand for what differs from pass to pass."""
 

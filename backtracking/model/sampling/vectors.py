@@ -31,12 +31,12 @@ def shuffled(builder: Any, vector: Any, order: Any) -> Any:
 
 
 def constant(number: Any) -> Any:
-    """The number in every lane."""
+    """A number of Python's in every lane."""
     return ir.Constant(VECTOR, [float(number)] * LANES)
 
 
 def spread(builder: Any, number: Any) -> Any:
-    """The number in every lane."""
+    """A number that the loop computes in every lane."""
     kind = ir.VectorType(number.type, LANES)
     alone = builder.insert_element(ir.Constant(kind, ir.Undefined), number, INTEGER(0))
     places = ir.Constant(INTEGERS, [0] * LANES)
