@@ -1,8 +1,10 @@
 """Laws of threads: what several of them sample or score at once is what they do one after another."""
 
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier, Event
 
 import pytest
@@ -16,6 +18,7 @@ from backtracking.model.sampling.scoring import next_logits
 from backtracking.model.sampling.shares import LEAST_ROWS
 from tests.tiny import tiny_tokenizer
 
+ROOT = Path(__file__).parents[2]
 ARMS = [BASELINE, Condition("off", ["mlp.1*0"]), Condition("steer", ["resid_post.0+6*random(3)"])]
 
 
@@ -75,22 +78,47 @@ def test_threads_that_score_and_sample(tiny, problems):
         assert drawn == tokens
 
 
+FORKING = f"""
+import sys, torch
+from backtracking.core.interventions import BASELINE, Condition
+from backtracking.core.problems import Problem
+from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling import sample, shares
+from tests.model.test_threads import at_once
+from tests.tiny import tiny_hf, tiny_tokenizer
+
+started, start = [], shares._start
+shares._start = lambda *given: (started.append(1), start(*given))
+torch.set_num_threads(1)
+torch.get_num_threads = lambda: 2
+sys.setswitchinterval(1e-5)
+model = HookedReasoner.from_hf(tiny_hf("qwen2"), tiny_tokenizer(), name="tiny")
+problems = [Problem(number, "a b c d", "7") for number in range(4)]
+steered = Condition("steer", ["resid_post.0+6*random(3)"])
+
+def draw(arm, samples):
+    options = dict(conditions=[arm], samples=samples, max_new_tokens=24, temperature=1.0)
+    return [c.ids for c in sample(model, problems, **options)]
+
+expected = draw(BASELINE, {LEAST_ROWS}), draw(steered, 2)
+assert expected[0][:8] != expected[1]
+for _ in range(5):
+    forked, here = at_once([lambda: draw(BASELINE, {LEAST_ROWS}), lambda: [draw(steered, 2) for _ in range(6)]])
+    assert forked == expected[0]
+    assert here == [expected[1]] * 6
+assert len(started) == 12
+print("all the same")
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked under Linux only")
-@pytest.mark.timeout(120)
-def test_a_thread_that_forks_beside_one_that_samples(tiny, problems, monkeypatch):
-    """A child that inherited the other's lock would wait for ever, one that inherited its hooks would act on them."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+def test_a_thread_that_forks_beside_one_that_samples():
+    """A child that inherited the other's lock would wait for ever, one that inherited its hooks would act on them.
 
-    def draw(arm, samples):
-        options = {"conditions": [arm], "samples": samples, "max_new_tokens": 24, "temperature": 1.0}
-        return [c.ids for c in sample(tiny, problems, **options)]
-
-    many = -(-2 * LEAST_ROWS // len(problems))
-    expected = draw(BASELINE, many), draw(ARMS[1], 2)
-    for _ in range(3):
-        forked, here = at_once([lambda: draw(BASELINE, many), lambda: [draw(ARMS[1], 2) for _ in range(4)]])
-        assert forked == expected[0]
-        assert here == [expected[1]] * 4
+    In a process of its own: the checks of types at run time that the tests have take locks of their own.
+    """
+    given = subprocess.run([sys.executable, "-c", FORKING], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert given.stdout == "all the same\n", given.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked under Linux only")

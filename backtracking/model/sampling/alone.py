@@ -1,17 +1,22 @@
 """One thread at a time runs a model under interventions.
 
 Hooks and replaced parts belong to a model, not to a thread: two threads would act on each other's rows. The second one
-waits for the first.
+waits for the first, and begins nothing meanwhile: a process forked by the first has a copy of every lock that the
+second holds at that moment, and nobody in it gives them back.
 """
 
 import os
+from contextlib import ContextDecorator
 from threading import RLock
 
 from backtracking.core.errors import InputError
 
 
-class Alone:
-    """A lock that a thread may take again, and that is of no use in a process forked while another thread held it."""
+class Alone(ContextDecorator):
+    """A lock that a thread may take again, and that is of no use in a process forked while another thread held it.
+
+    As a decorator it is held while the function runs.
+    """
 
     def __init__(self) -> None:
         """Free, in this process and in those it forks."""

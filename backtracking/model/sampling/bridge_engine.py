@@ -34,6 +34,7 @@ class _Batch:
     finished: Bool[Tensor, " active"]
 
 
+@alone
 @torch.inference_mode()
 def run_unit(model: HookedReasoner, rows: Sequence[Row], settings: Settings) -> Completions:
     """Sample every row of a unit in one batch.
@@ -47,7 +48,7 @@ def run_unit(model: HookedReasoner, rows: Sequence[Row], settings: Settings) -> 
     keys = torch.tensor([row_key(settings.seed, row.problem_id, row.sample_id) for row in rows], device=device)
     sampled = torch.full((len(rows), settings.max_new_tokens), NOWHERE, device=device)
     interventions = [row.condition.interventions for row in rows]
-    with alone, intervening(model.bridge, interventions, prompt_lengths=lengths) as state:
+    with intervening(model.bridge, interventions, prompt_lengths=lengths) as state:
         logits, batch = _prefill(model, rows, state)
         for step in range(settings.max_new_tokens):
             if step:

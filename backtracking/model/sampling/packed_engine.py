@@ -42,6 +42,7 @@ SHRINK = 12
 """The batch is repacked when one in this many of its rows has finished."""
 
 
+@alone
 @torch.inference_mode()
 def run_unit(
     model: HookedReasoner,
@@ -69,7 +70,7 @@ def run_unit(
     """
     use_packed_attention(model.plain.module)
     batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)), taps or no_taps(model), capture)
-    with alone, Replaced.of(model.plain.module).installed(), batch.edits.installed(), batch.taps.installed():
+    with Replaced.of(model.plain.module).installed(), batch.edits.installed(), batch.taps.installed():
         try:
             while batch.seat_rows():
                 batch.step()

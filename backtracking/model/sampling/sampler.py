@@ -10,6 +10,7 @@ from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import bridge_engine
+from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.captured import CudaGraphs
 from backtracking.model.sampling.memory import MemoryPlan, plan_memory
 from backtracking.model.sampling.packed_engine import run_unit
@@ -22,6 +23,7 @@ Engine = Literal["packed", "graphed", "bridge"]
 Conditions = Sequence[Condition] | Mapping[str, Sequence[str | Intervention]]
 
 
+@alone
 def sample(
     model: HookedReasoner,
     problems: Sequence[Problem],

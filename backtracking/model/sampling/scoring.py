@@ -69,19 +69,20 @@ def next_logits(
         InputError: A context that is too short or too long, a ban, a window, or a model on several devices.
         ReceiptError: An intervention touched other positions than it should have.
     """
-    lengths = [len(context) - 1 for context in contexts] if prompts is None else list(prompts)
-    _check(model, contexts, conditions, lengths)
-    use_packed_attention(model.plain.module)
-    kind = "cuda" if model.device.type == "cuda" else "cpu"
-    fed = [max(1, len(context) - prompt) for context, prompt in zip(contexts, lengths, strict=True)]
-    fed = [number if number <= FED_AT_MOST else 1 for number in fed]
-    specs = [condition.interventions for condition in conditions]
-    reaching = Reaching(specs)
-    rows = [
-        Scored(index, tuple(context), prompt, steps, reaching.into(len(context) - steps, prompt))
-        for index, (context, prompt, steps) in enumerate(zip(contexts, lengths, fed, strict=True))
-    ]
-    scoring = _Scoring.of(model, specs, [spec for each in rows for spec in each.inside])
+    with alone:
+        lengths = [len(context) - 1 for context in contexts] if prompts is None else list(prompts)
+        _check(model, contexts, conditions, lengths)
+        use_packed_attention(model.plain.module)
+        kind = "cuda" if model.device.type == "cuda" else "cpu"
+        fed = [max(1, len(context) - prompt) for context, prompt in zip(contexts, lengths, strict=True)]
+        fed = [number if number <= FED_AT_MOST else 1 for number in fed]
+        specs = [condition.interventions for condition in conditions]
+        reaching = Reaching(specs)
+        rows = [
+            Scored(index, tuple(context), prompt, steps, reaching.into(len(context) - steps, prompt))
+            for index, (context, prompt, steps) in enumerate(zip(contexts, lengths, fed, strict=True))
+        ]
+        scoring = _Scoring.of(model, specs, [spec for each in rows for spec in each.inside])
     at_once = min(ROWS_AT_ONCE[kind], LOGITS_AT_ONCE[kind] // int(model.cfg.d_vocab)) // len(conditions)
     for batch in batches(with_longer_ones(rows), most=max(1, at_once), tokens=KEPT[kind]):
         yield from zip([each.index for each in batch], scoring.logits(batch), strict=True)
@@ -114,26 +115,29 @@ class _Scoring:
 
     def logits(self, contexts: Sequence[Scored]) -> Iterator[Float[Tensor, "condition vocab"]]:
         """Run the contexts, and the tokens that are fed after them under every condition; for each in turn its own."""
-        joining = Joining.of(
-            [context for context in range(len(contexts)) for _ in self.numbers],
-            [self.first[number] for _ in contexts for number in self.numbers],
-            len(self.blocks),
-        )
-        plan = planned([prefix for each in contexts for prefix in each.prefixes])
-        kept = {run.prefix: run.entry for runs in plan for run in runs}
-        everyone = [(each, condition, entry) for each in contexts for condition, entry in enumerate(each.entries(kept))]
-        rows = [everyone[row] for row in joining.order]
-        cache = PackedCache(
-            seats=len(rows),
-            entries=len(kept),
-            width=max(len(prefix.ids) for prefix in kept),
-            columns=contexts[0].fed,
-            lasting=contexts[0].fed > 1,
-        )
-        with alone, Replaced.of(self.model.plain.module).installed(), self.edits.installed():
-            before = run_contexts(self.model, self.edits, self.specs, cache, plan)
-            with joining.installed(self.blocks, self.model.device):
-                logits, after = self._fed(rows, cache)
+        with alone:
+            joining = Joining.of(
+                [context for context in range(len(contexts)) for _ in self.numbers],
+                [self.first[number] for _ in contexts for number in self.numbers],
+                len(self.blocks),
+            )
+            plan = planned([prefix for each in contexts for prefix in each.prefixes])
+            kept = {run.prefix: run.entry for runs in plan for run in runs}
+            everyone = [
+                (each, condition, entry) for each in contexts for condition, entry in enumerate(each.entries(kept))
+            ]
+            rows = [everyone[row] for row in joining.order]
+            cache = PackedCache(
+                seats=len(rows),
+                entries=len(kept),
+                width=max(len(prefix.ids) for prefix in kept),
+                columns=contexts[0].fed,
+                lasting=contexts[0].fed > 1,
+            )
+            with Replaced.of(self.model.plain.module).installed(), self.edits.installed():
+                before = run_contexts(self.model, self.edits, self.specs, cache, plan)
+                with joining.installed(self.blocks, self.model.device):
+                    logits, after = self._fed(rows, cache)
         for (each, condition, entry), tally in zip(rows, after, strict=True):
             self._check_receipts(each, condition, before[entry], tally)
         places = torch.tensor(joining.order, device=logits.device).argsort().view(len(contexts), len(self.numbers))

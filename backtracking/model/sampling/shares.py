@@ -51,6 +51,7 @@ def shares_for(model: HookedReasoner, settings: Settings, *, seats: int) -> int:
     return max(1, min(torch.get_num_threads(), seats // LEAST_ROWS))
 
 
+@alone
 def run_in_shares(
     model: HookedReasoner,
     rows: Sequence[Row],
@@ -116,9 +117,8 @@ def _run_all(
     with _children() as children:
         gc.freeze()  # else a child's collector writes to every object, and so copies the memory they lie in
         try:
-            with alone:
-                for part in parts:
-                    _start(children, model, part, settings, seats)
+            for part in parts:
+                _start(children, model, part, settings, seats)
         finally:
             gc.unfreeze()
         found: dict[Connection, Completions] = {}
