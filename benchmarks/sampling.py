@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         return sum(len(completion.ids) for completion in last)
 
     contenders.append(Contender(ENGINE, f"all {work.rows} completions", run_engine))
-    loops.prepare()  # the first use on a machine compiles loops, once and for all
+    loops.prepare(model.dtype)  # the first use on a machine compiles loops, once and for all
     timings = take_turns(contenders, asked.repetitions, say=_say)
     result["slices"] = {contender.name: contender.does for contender in contenders}
     result["results"] = summary(timings, ENGINE)

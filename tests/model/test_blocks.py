@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.models.qwen2 import modeling_qwen2
 
-from backtracking.model.sampling import blocks, fused, stacks, turning
+from backtracking.model.sampling import blocks, fused, passes, stacks, turning
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
 from backtracking.model.sampling.passes import Decode
@@ -40,7 +40,7 @@ def a_step(module):
     torch.manual_seed(0)
     cfg = module.config
     width = getattr(cfg, "head_dim", None) or cfg.hidden_size // cfg.num_attention_heads
-    like = torch.zeros(1, cfg.num_key_value_heads, 1, width)
+    like = torch.zeros(1, cfg.num_key_value_heads, 1, width, dtype=module.dtype)
     cache = PackedCache(seats=ROWS, entries=2, width=6, columns=4, filled=2)
     for layer in range(cfg.num_hidden_layers):
         for rooms, entries, columns in ((cache.prefixes, 2, 6), (cache.added, ROWS, 4)):
@@ -279,10 +279,24 @@ def test_trials_are_not_run_again_while_nothing_has_changed(qwen2, monkeypatch):
 
 
 def test_other_kinds_of_numbers_are_left_alone():
-    for dtype in (torch.bfloat16, torch.float64):
+    for dtype in (torch.float16, torch.float64):
         module = tiny_hf("qwen2").to(dtype)
         use_packed_attention(module)
         assert parts_of(module) == set()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "qwen3", "gemma2"])
+def test_a_step_in_bfloat16_is_no_further_from_float32_than_transformers_own(family, monkeypatch):
+    module = tiny_hf(family).bfloat16()
+    use_packed_attention(module)
+    assert parts_of(module) == SHORTENED[family]
+    with Replaced.of(module).installed():
+        found = a_step(module).float()
+    wide = a_step(module.float())
+    with monkeypatch.context() as changed:
+        changed.setattr(passes, "serves", lambda *_: False)
+        own = a_step(module.bfloat16()).float()
+    assert 0 < (found - wide).norm() < 1.1 * (own - wide).norm()
 
 
 def test_what_is_changed_between_two_runs_counts(qwen2):

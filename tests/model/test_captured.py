@@ -85,7 +85,7 @@ def _as_on_a_gpu(monkeypatch):
     """Nothing is done in loops compiled for the CPU, which no graph holds, and transformers sees a stream captured."""
     monkeypatch.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)
     for module in (passes, blocks, choice, norms, parts, replaced, shorter, stages, turning):
-        monkeypatch.setattr(module, "serves", lambda tensor: False)
+        monkeypatch.setattr(module, "serves", lambda tensor, *kinds: False)
 
 
 def tiny_model(family):

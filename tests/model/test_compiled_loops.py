@@ -21,7 +21,7 @@ from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.noise import row_key
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
 from backtracking.model.sampling.passes import Decode
-from backtracking.model.sampling.registers import weigh
+from backtracking.model.sampling.registers import shares, weigh
 from backtracking.model.sampling.seating import Seating
 from tests.tiny import tiny_hf
 
@@ -37,7 +37,17 @@ def weighed(scores, at, vectors, first, second, third, fourth):
     return weigh(scores, at, vectors, first, second, third, fourth)
 
 
-def a_step(seed, *, seats, heads, groups, width, prompt, filled):
+@numba.njit
+def summed(numbers, vectors, most, factor):
+    """What the loops call."""
+    return shares(numbers, vectors, most, factor)
+
+
+KINDS = {torch.float32: {"atol": 2e-5, "rtol": 1e-4}, torch.bfloat16: {"atol": 1e-4, "rtol": 2**-8}}
+"""Of numbers, and how far results may be off; of bfloat16 by the rounding of the result alone."""
+
+
+def a_step(seed, *, seats, heads, groups, width, prompt, filled, kind=torch.float32):
     """A cache in the middle of decoding, and what the rows ask of it."""
     torch.manual_seed(seed)
     entries = min(3, seats)
@@ -45,38 +55,53 @@ def a_step(seed, *, seats, heads, groups, width, prompt, filled):
     prefix = torch.arange(seats) % entries
     length = torch.randint(1, prompt + 1, (entries,))[prefix]
     start = torch.randint(0, filled + 1, (seats,))
-    like = torch.zeros(1, groups, 1, width)
+    like = torch.zeros(1, groups, 1, width, dtype=kind)
     cache.prefixes[0], cache.added[0] = KeyValues.room(entries, prompt, like), KeyValues.room(seats, filled + 1, like)
     for kept in (cache.prefixes[0], cache.added[0]):
         kept.keys.normal_()
         kept.values.normal_()
     passing = Decode(cache, Seating.of(prefix, length, start), length + filled - start)
-    return passing, [torch.randn(seats, n, 1, width) for n in (heads, groups, groups)]
+    return passing, [torch.randn(seats, n, 1, width).to(kind) for n in (heads, groups, groups)]
+
+
+def widened(passing):
+    """The same in float32."""
+    before = passing.cache
+    cache = PackedCache(seats=before.seats, entries=before.entries, width=before.width, columns=before.columns)
+    cache.filled = before.filled
+    for kept, other in ((before.prefixes, cache.prefixes), (before.added, cache.added)):
+        other[0] = KeyValues(kept[0].keys.float(), kept[0].values.transpose(2, 3).float().transpose(2, 3))
+    return Decode(cache, passing.seating, passing.positions)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
+    kind=st.sampled_from(list(KINDS)),
     seed=st.integers(0, 10**6),
     seats=st.integers(1, 9),
     groups=st.integers(1, 3),
-    per_group=st.integers(1, 3),
+    per_group=st.integers(1, 5),
     width=st.sampled_from([2, 8, 12, 32, 64]),
     prompt=st.integers(1, 40),
     filled=st.integers(0, 40),
     window=st.one_of(st.none(), st.integers(1, 50)),
 )
-def test_attention_of_a_step_is_what_pytorch_computes(seed, seats, groups, per_group, width, prompt, filled, window):
-    passing, asked = a_step(
-        seed, seats=seats, heads=groups * per_group, groups=groups, width=width, prompt=prompt, filled=filled
-    )
+def test_attention_of_a_step_is_what_pytorch_computes(
+    kind, seed, seats, groups, per_group, width, prompt, filled, window
+):
+    sizes = {"heads": groups * per_group, "groups": groups, "width": width, "prompt": prompt, "filled": filled}
+    passing, asked = a_step(seed, seats=seats, kind=kind, **sizes)
     options = {"scaling": 0.4, "window": window}
     # A cap that caps nothing goes the way of PyTorch.
-    expected = passing.attend(0, *asked, softcap=1e6, **options)
-    torch.testing.assert_close(passing.attend(0, *asked, softcap=None, **options), expected, atol=2e-5, rtol=1e-4)
+    expected = widened(passing).attend(0, *(part.float() for part in asked), softcap=1e6, **options).to(kind)
+    torch.testing.assert_close(passing.attend(0, *asked, softcap=None, **options), expected, **KINDS[kind])
+    for kept, added in ((passing.cache.added[0].keys, asked[1]), (passing.cache.added[0].values, asked[2])):
+        assert torch.equal(kept[..., filled], added[:, :, 0])
 
 
 @settings(max_examples=40, deadline=None)
 @given(
+    kind=st.sampled_from(list(KINDS)),
     seed=st.integers(0, 10**6),
     seats=st.integers(1, 5),
     groups=st.integers(1, 3),
@@ -84,18 +109,18 @@ def test_attention_of_a_step_is_what_pytorch_computes(seed, seats, groups, per_g
     width=st.sampled_from([2, 8, 12, 32, 64]),
     softcap=st.sampled_from([None, 1e6, 0.5]),
 )
-def test_turning_on_the_way_is_turning_before(seed, seats, groups, per_group, width, softcap):
-    passing, asked = a_step(
-        seed, seats=seats, heads=groups * per_group, groups=groups, width=width, prompt=20, filled=9
-    )
-    angles = torch.randn(seats, 1, width), torch.randn(seats, 1, width)
+def test_turning_on_the_way_is_turning_before(kind, seed, seats, groups, per_group, width, softcap):
+    sizes = {"heads": groups * per_group, "groups": groups, "width": width, "prompt": 20, "filled": 9}
+    passing, asked = a_step(seed, seats=seats, kind=kind, **sizes)
+    angles = torch.randn(seats, 1, width).to(kind), torch.randn(seats, 1, width).to(kind)
+    off = KINDS[kind] if kind is torch.float32 else {"atol": 0.1, "rtol": 0.1}  # turned keys and queries are rounded
     options = {"scaling": 0.4, "window": 13, "softcap": softcap}
     turned = [fused.turned(part, *angles) for part in asked[:2]]
     expected = passing.attend(0, *turned, asked[2], **options)
     kept = passing.cache.added[0].keys.clone()
     found = passing.attend_turning(0, *(part.reshape(seats, 1, -1) for part in asked), angles=angles, **options)
-    torch.testing.assert_close(found.view_as(expected), expected, atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(passing.cache.added[0].keys, kept, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.view_as(expected), expected, **off)
+    torch.testing.assert_close(passing.cache.added[0].keys, kept, **off)
 
 
 @settings(max_examples=60, deadline=None)
@@ -148,19 +173,53 @@ def test_the_choice_is_the_one_pytorch_makes(vocabulary, top_p, temperature, mon
     keys = torch.tensor([row_key(1, row, 0) for row in range(60)])
     options = {"temperature": temperature, "top_p": top_p, "keys": keys, "positions": torch.arange(60)}
     found = choose(logits, **options)
-    monkeypatch.setattr("backtracking.model.sampling.choice.serves", lambda _: False)
+    monkeypatch.setattr("backtracking.model.sampling.choice.serves", lambda *_: False)
     assert torch.equal(found, choose(logits, **options))
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.floats(-200, 0, width=32), min_size=1, max_size=70))
-def test_exponentials_are_numpys(numbers):
-    given_ = np.array(numbers, np.float32)
-    found, powers = given_.copy(), np.empty(len(numbers), np.int32)
-    total = compiled.exponentials(found, powers, powers.view(np.float32))
-    expected = np.exp(given_.astype(np.float64))
-    np.testing.assert_allclose(found, expected, rtol=3e-7, atol=1.2e-38 * 2)
-    assert total == pytest.approx(expected.sum(), rel=1e-5, abs=1e-30)
+@pytest.mark.parametrize("vocabulary", [7, 300, 5000])
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 1.0])
+def test_the_choice_among_logits_of_bfloat16_is_that_among_the_same_in_float32(vocabulary, top_p):
+    torch.manual_seed(1)
+    logits = (3 * torch.randn(60, vocabulary)).bfloat16()
+    logits[30:40, ::2] = float("-inf")
+    keys = torch.tensor([row_key(1, row, 0) for row in range(60)])
+    options = {"temperature": 0.7, "top_p": top_p, "keys": keys, "positions": torch.arange(60)}
+    assert torch.equal(choose(logits, **options), choose(logits.float(), **options))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(-200, 0, width=32), min_size=16, max_size=80), st.floats(-50, 50, width=32), st.floats(0.25, 4)
+)
+def test_shares_are_numpys(numbers, most, factor):
+    vectors, factor = len(numbers) // 16, np.float32(factor)
+    for kind in KINDS:
+        logits = (torch.tensor(numbers[: 16 * vectors]) + most).to(kind)
+        best = np.float32(logits.max().item())
+        found = summed(compiled.bits(logits), np.uint64(vectors), best, factor)
+        expected = np.exp((logits.double().numpy() - np.float64(best)) * np.float64(factor)).sum()
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 5), (3, 1, 16), (2, 4, 40)])
+def test_numbers_of_bfloat16_are_worked_on_in_float32_and_rounded_once(shape):
+    torch.manual_seed(0)
+    residual, added, weight = torch.randn(shape).bfloat16(), torch.randn(shape).bfloat16(), torch.randn(shape[-1])
+    arrays = weight.numpy(), np.float32(1e-6)
+
+    def normed(rows):
+        rows = rows.float()
+        return (rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + 1e-6) * weight).bfloat16()
+
+    off = {"rtol": 2**-8, "atol": 0}  # where the sum of squares decides which of two is nearer
+    torch.testing.assert_close(fused.rms_norm(residual, *arrays), normed(residual), **off)
+    total, found = fused.added_and_normed(residual, added, *arrays)
+    assert torch.equal(total, residual + added)
+    torch.testing.assert_close(found, normed(total), **off)
+    gates = 20 * residual
+    expected = (torch.nn.functional.silu(gates.float()) * added.float()).bfloat16()
+    torch.testing.assert_close(fused.gated(gates, added), expected, **off)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -193,13 +252,20 @@ def test_it_is_left_as_it_was_after_an_error():
     assert not any("forward" in part.__dict__ for part in module.modules())
 
 
-def test_bfloat16_and_gradients_go_the_old_way():
+def test_gradients_go_the_old_way():
     module = tiny_hf("llama")
     with replaced.Replaced.of(module).installed():
         module(torch.tensor([[5, 6]])).logits.sum().backward()
     assert module.model.norm.weight.grad is not None
-    names = replaced.Replaced.of(tiny_hf("llama").bfloat16()).names
-    assert not [name for name in names if "layers" in name]
+
+
+def test_a_norm_of_bfloat16_that_gives_float32_is_left_alone():
+    class Wide(Norm):
+        def forward(self, hidden):
+            return super().forward(hidden.float()).float()
+
+    assert replaced_in(Norm().bfloat16()) and not replaced_in(Wide().bfloat16())
+    assert not replaced_in(Norm().to(torch.float16))
 
 
 def test_parts_come_out_as_the_whole(monkeypatch):
@@ -219,16 +285,17 @@ def test_parts_come_out_as_the_whole(monkeypatch):
 
 
 PREPARED = """
+import sys, torch
 import backtracking as bt
 from backtracking.model.sampling import fused, loops, step_attention, step_choice
 sources = (fused, step_attention, step_choice)
 kernels = [each for source in sources for each in vars(source).values() if hasattr(each, "signatures")]
 assert len(kernels) > 9
 assert not any(kernel.signatures for kernel in kernels)
-loops.prepare()
+loops.prepare(getattr(torch, sys.argv[1]))
 before = [list(kernel.signatures) for kernel in kernels]
-assert sum(map(bool, before)) >= 7  # those that other loops call come compiled with them
-model = bt.load_model("organism")
+assert sum(map(bool, before)) >= 6  # those that other loops call come compiled with them
+model = bt.load_model("organism", dtype=sys.argv[1])
 problems = bt.load_problems("organism", n=2)
 arms = {"x": ["mlp.0*0.5@decode"], "y": ["attn.1.h0*0@decode"]}
 bt.sample(model, problems, conditions=arms, samples=3, max_new_tokens=40, temperature=1.0)
@@ -236,9 +303,10 @@ assert [list(kernel.signatures) for kernel in kernels] == before
 """
 
 
-def test_a_run_compiles_nothing_that_was_not_prepared():
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_a_run_compiles_nothing_that_was_not_prepared(kind):
     """Else every forked process would compile it anew."""
-    done = subprocess.run([sys.executable, "-c", PREPARED], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", PREPARED, kind], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -297,7 +365,7 @@ def test_what_is_compiled_is_kept_apart_for_other_sources(tmp_path, monkeypatch)
     signs = ("@compiled", "@inlined", "llvmlite")
     texts = {part.name: part.read_text() for part in Path(compiled.__file__).parent.glob("*.py")}
     compiling = {name for name, text in texts.items() if any(sign in text for sign in signs)}
-    assert compiling | {"noise.py"} == set(SOURCES)
+    assert compiling | {"noise.py", "compiled.py"} == set(SOURCES)
 
 
 def test_a_norm_that_takes_more_is_left_alone():

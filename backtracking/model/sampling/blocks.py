@@ -104,7 +104,8 @@ def block_shortened(block: nn.Module, found: tuple[frozenset[str], bool]) -> For
 def _onward(hidden: Tensor, attended: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """The residual stream behind the attention, and what the MLP is given of it."""
     known = norm.forward
-    ordinary = isinstance(attended, Tensor) and serves(attended) and attended.shape == hidden.shape
+    ordinary = isinstance(attended, Tensor) and (attended.shape, attended.dtype) == (hidden.shape, hidden.dtype)
+    ordinary = ordinary and serves(attended, torch.bfloat16)
     if ordinary and isinstance(known, RootMeanSquare) and known.takes(hidden) and not hooked(norm):
         return added_and_normed(hidden, attended, known.weight, known.epsilon)
     hidden = hidden + attended
@@ -141,11 +142,12 @@ def mlp_shortened(mlp: nn.Module, _: bool) -> Forward:
     to_gate, to_up, to_out = map(product, (gate_proj, up_proj, down_proj))
 
     def forward(*given: Tensor, **named: Tensor) -> Tensor:
-        if len(given) != 1 or named or not serves(given[0]) or hooked(activation):
+        if len(given) != 1 or named or not serves(given[0], torch.bfloat16) or hooked(activation):
             return before(*given, **named)
         (hidden,) = given
         gate, up = to_gate(hidden), to_up(hidden)
-        if serves(gate) and serves(up) and gate.shape == up.shape:
+        alike = (gate.shape, gate.dtype) == (up.shape, up.dtype)
+        if alike and serves(gate, torch.bfloat16) and serves(up, torch.bfloat16):
             return to_out(gated(gate, up))
         return to_out(activation(gate) * up)  # a hook has made something else of them
 

@@ -39,7 +39,7 @@ def choose(
     Raises:
         FloatingPointError: A row has NaN or no token that is allowed.
     """
-    if temperature > 0 and serves(logits):
+    if temperature > 0 and serves(logits, torch.bfloat16):
         options = {"temperature": temperature, "top_p": top_p, "keys": keys, "positions": positions}
         tokens = step_choice.sampled(logits, **options)
         _check(bool((tokens != step_choice.BROKEN).all()))

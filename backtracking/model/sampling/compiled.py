@@ -5,7 +5,6 @@ Numba needs no compiler on the machine; it keeps what it has compiled in the use
 
 import hashlib
 import inspect
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -68,14 +67,25 @@ def _folder(base: str) -> str:
     return str(Path(cache).expanduser() / "backtracking" / f"loops-{digest.hexdigest()}")
 
 
-def serves(tensor: torch.Tensor) -> bool:
-    """Whether these loops take a tensor of that kind: on the CPU, in float32, without gradients.
+def serves(tensor: torch.Tensor, *kinds: torch.dtype) -> bool:
+    """Whether these loops take a tensor of that kind: on the CPU, in float32 or one of `kinds`, without gradients.
 
     Where compiling is switched off (`NUMBA_DISABLE_JIT`) they take none.
     """
-    if _DISABLED:
+    if _DISABLED or not tensor.is_cpu or (tensor.dtype is not torch.float32 and tensor.dtype not in kinds):
         return False
-    return tensor.is_cpu and tensor.dtype is torch.float32 and not (tensor.requires_grad and torch.is_grad_enabled())
+    return not (tensor.requires_grad and torch.is_grad_enabled())
+
+
+def bits(tensor: torch.Tensor) -> np.ndarray:
+    """The memory of a tensor as an array: of bfloat16, which NumPy does not have, its bits."""
+    return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def tensor_of(numbers: np.ndarray) -> torch.Tensor:
+    """The same memory as a tensor; see `bits`."""
+    found = torch.from_numpy(numbers)
+    return found.view(torch.bfloat16) if numbers.dtype == np.uint16 else found
 
 
 def over_rows(kernel: Callable[..., None], rows: int, work: int, *arguments: Any) -> None:
@@ -103,28 +113,3 @@ def over_rows(kernel: Callable[..., None], rows: int, work: int, *arguments: Any
 def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
     """Threads of this process: a forked one needs its own."""
     return ThreadPoolExecutor(threads)
-
-
-@compiled
-def exponentials(numbers: Any, powers: Any, scale: Any) -> Any:
-    """Put e to the power of each number in its place, and return the sum.
-
-    Args:
-        numbers: float32, 0 or less; what is not a number stays that. Best a multiple of `LANES` of them.
-        powers: Room for as many int32.
-        scale: The same memory, as float32.
-    """
-    for i in range(len(numbers)):
-        x = numbers[i]
-        if x < LEAST:
-            x = LEAST
-        n = np.float32(math.floor(x * LOG2_E + _HALF))
-        x = x - n * LN_2[0] - n * LN_2[1]
-        y = ((((EXP[0] * x + EXP[1]) * x + EXP[2]) * x + EXP[3]) * x + EXP[4]) * x + EXP[5]
-        numbers[i] = y * x * x + x + _ONE
-        powers[i] = (np.int32(n) + np.int32(127)) << np.int32(23)  # the bits of 2 to the power of n
-    total = np.float32(0)
-    for i in range(len(numbers)):
-        numbers[i] *= scale[i]
-        total += numbers[i]
-    return total

@@ -1,6 +1,7 @@
-"""Parts of a forward pass on a CPU in float32, each as one compiled loop instead of several small operations.
+"""Parts of a forward pass on a CPU, each as one compiled loop instead of several small operations.
 
-With a handful of rows a step is mostly the cost of starting operations.
+With a handful of rows a step is mostly the cost of starting operations. Numbers of bfloat16 are widened to float32,
+worked on, and rounded where they are put down.
 """
 
 from typing import Any
@@ -10,32 +11,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from backtracking.model.sampling.compiled import LANES, compiled, over_rows
-from backtracking.model.sampling.registers import gates
+from backtracking.model.sampling.compiled import LANES, bits, compiled, over_rows, tensor_of
+from backtracking.model.sampling.registers import copy, gates, keep, read
 
-_ONE, _NONE, _LANES = np.float32(1), np.float32(0), np.uint64(LANES)
+_ONE, _NONE, _LANES, _0 = np.float32(1), np.float32(0), np.uint64(LANES), np.uint64(0)
 
 
 def rms_norm(residual: Float[Tensor, "*rows d"], weight: np.ndarray, epsilon: np.float32) -> Float[Tensor, "*rows d"]:
-    """Each row over the root of its mean square (and epsilon), times the weights; on the CPU, in float32."""
-    rows = np.ascontiguousarray(residual.numpy())
-    found = np.empty(rows.shape, np.float32)
-    width = rows.shape[-1]
-    over_rows(
-        _normalize, rows.size // width, rows.size, rows.reshape(-1, width), weight, epsilon, found.reshape(-1, width)
-    )
-    return torch.from_numpy(found)
+    """Each row over the root of its mean square (and epsilon), times the weights.
+
+    On the CPU, in float32 or bfloat16; the weights are float32.
+    """
+    rows = np.ascontiguousarray(bits(residual))
+    found, width = np.empty_like(rows), rows.shape[-1]
+    does = _normalize if rows.dtype == np.float32 else _normalize_halves
+    over_rows(does, rows.size // width, rows.size, rows.reshape(-1, width), weight, epsilon, found.reshape(-1, width))
+    return tensor_of(found)
 
 
 def added_and_normed(
     residual: Float[Tensor, "row pos d"], added: Float[Tensor, "row pos d"], weight: np.ndarray, epsilon: np.float32
 ) -> tuple[Float[Tensor, "row pos d"], Float[Tensor, "row pos d"]]:
     """The sum, and what `rms_norm` gives of it."""
-    given = [np.ascontiguousarray(part.numpy()) for part in (residual, added)]
+    given = [np.ascontiguousarray(bits(part)) for part in (residual, added)]
     found = [np.empty_like(given[0]) for _ in range(2)]
     rows = [part.reshape(-1, part.shape[-1]) for part in (*given, *found)]
-    over_rows(_add_and_normalize, len(rows[0]), given[0].size, weight, epsilon, *rows)
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    does = _add_and_normalize if given[0].dtype == np.float32 else _add_and_normalize_halves
+    over_rows(does, len(rows[0]), given[0].size, weight, epsilon, *rows)
+    return tensor_of(found[0]), tensor_of(found[1])
 
 
 def rotated(
@@ -58,12 +61,12 @@ def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def gated(gate: Float[Tensor, "*rows d_mlp"], up: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_mlp"]:
-    """`silu(gate) * up`; on the CPU, in float32."""
-    given = [np.ascontiguousarray(part.numpy()) for part in (gate, up)]
+    """`silu(gate) * up`; on the CPU, in float32 or bfloat16."""
+    given = [np.ascontiguousarray(bits(part)) for part in (gate, up)]
     found = np.empty_like(given[0])
     width = found.shape[-1]
     over_rows(_gate, found.size // width, found.size, *(part.reshape(-1, width) for part in (*given, found)))
-    return torch.from_numpy(found)
+    return tensor_of(found)
 
 
 def scaled(
@@ -161,4 +164,35 @@ def _gate(first: int, last: int, gate: Any, up: Any, found: Any) -> None:
     for row in range(first, last):
         gates(flat_gate, flat_up, flat, np.uint64(row) * width, vectors)
         for i in range(vectors * _LANES, width):
-            found[row, i] = gate[row, i] / (_ONE + np.exp(-gate[row, i])) * up[row, i]
+            at = np.uint64(row) * width + i
+            number = read(flat_gate, at)
+            keep(flat, at, number / (_ONE + np.exp(-number)) * read(flat_up, at))
+
+
+@compiled
+def _normalize_halves(first: int, last: int, rows: Any, weight: Any, epsilon: Any, found: Any) -> None:
+    width = np.uint64(rows.shape[1])
+    given, into = np.empty((1, width), np.float32), np.empty((1, width), np.float32)
+    flat, flat_found = rows.reshape(-1), found.reshape(-1)
+    for row in range(first, last):
+        at = np.uint64(row) * width
+        copy(flat, at, given[0], _0, width)
+        _normalize(0, 1, given, weight, epsilon, into)
+        copy(into[0], _0, flat_found, at, width)
+
+
+@compiled
+def _add_and_normalize_halves(
+    first: int, last: int, weight: Any, epsilon: Any, residual: Any, added: Any, total: Any, found: Any
+) -> None:
+    width = np.uint64(residual.shape[1])
+    one, other = np.empty(width, np.float32), np.empty(width, np.float32)
+    flat_residual, flat_added, flat = residual.reshape(-1), added.reshape(-1), total.reshape(-1)
+    for row in range(first, last):
+        at = np.uint64(row) * width
+        copy(flat_residual, at, one, _0, width)
+        copy(flat_added, at, other, _0, width)
+        for i in range(width):
+            one[i] += other[i]
+        copy(one, _0, flat, at, width)
+    _normalize_halves(first, last, total, weight, epsilon, found)

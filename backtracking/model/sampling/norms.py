@@ -16,8 +16,8 @@ from backtracking.model.sampling.trials import numbers
 
 _EPSILON = ("variance_epsilon", "eps")
 """What transformers' norms call the number that they add."""
-_tried: WeakKeyDictionary[nn.Module, dict[tuple[float, int, Any], bool]] = WeakKeyDictionary()
-"""Whether a module was found to be such a norm, by its epsilon, its width and its class's forward."""
+_tried: WeakKeyDictionary[nn.Module, dict[tuple[float, int, Any, torch.dtype], bool]] = WeakKeyDictionary()
+"""Whether a module was found to be such a norm, by its epsilon, its width, its class's forward and kind of numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class RootMeanSquare:
     """Its own."""
     parameter: Tensor
     weight: np.ndarray
-    """The same memory."""
+    """The same in float32."""
     epsilon: np.float32
 
     @classmethod
@@ -38,11 +38,12 @@ class RootMeanSquare:
             return None
         weight = norm.weight
         assert isinstance(weight, Tensor)
-        return cls(norm.forward, weight, weight.detach().numpy(), np.float32(epsilon))
+        return cls(norm.forward, weight, weight.detach().float().numpy(), np.float32(epsilon))
 
     def takes(self, residual: Tensor) -> bool:
         """Whether the loop takes a tensor of that kind and width."""
-        return serves(residual) and serves(self.parameter) and residual.shape[-1] == len(self.weight)
+        alike = residual.dtype is self.parameter.dtype and residual.shape[-1] == len(self.weight)
+        return alike and serves(residual, torch.bfloat16) and serves(self.parameter, torch.bfloat16)
 
     def __call__(self, *given: Tensor, **named: Tensor) -> Tensor:
         """See `rms_norm`."""
@@ -56,13 +57,15 @@ def _epsilon_of(norm: nn.Module) -> float | None:
         return None
     weight = getattr(norm, "weight", None)
     epsilon = next((value for name in _EPSILON if isinstance(value := getattr(norm, name, None), float)), None)
-    if epsilon is None or not isinstance(weight, nn.Parameter) or weight.ndim != 1 or not serves(weight):
+    if epsilon is None or not isinstance(weight, nn.Parameter):
+        return None
+    if weight.ndim != 1 or not serves(weight, torch.bfloat16):
         return None
     if len(norm._parameters) != 1 or len(inspect.signature(norm.forward).parameters) != 1:
         return None
     if "forward" in norm.__dict__:  # somebody has replaced it, and may again
         return epsilon if _is_norm(norm, epsilon) else None
-    case, shown = (epsilon, len(weight), type(norm).forward), _tried.setdefault(norm, {})
+    case, shown = (epsilon, len(weight), type(norm).forward, weight.dtype), _tried.setdefault(norm, {})
     if case not in shown:
         shown[case] = _is_norm(norm, epsilon)
     return epsilon if shown[case] else None
@@ -77,10 +80,13 @@ def _is_norm(norm: nn.Module, epsilon: float) -> bool:
     if own is None:  # it is computed
         return False
     rows, weight = numbers(4, len(own)), numbers(len(own) + 1)[1:]
-    norm._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
-    try:
-        found = norm.forward(rows)
-    finally:
-        norm._parameters["weight"] = own
     expected = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon) * weight
-    return torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    for kind, rounding in ((torch.float32, 1e-5), (own.dtype, 1e-5 if own.dtype is torch.float32 else 2e-2)):
+        norm._parameters["weight"] = nn.Parameter(weight.to(kind), requires_grad=False)
+        try:
+            found = norm.forward(rows.to(kind))
+        finally:
+            norm._parameters["weight"] = own
+        if found.dtype is not kind or not torch.allclose(found.float(), expected, rtol=rounding, atol=rounding / 10):
+            return False
+    return True

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from backtracking.model.sampling.compiled import LANES
+from backtracking.model.sampling.compiled import LANES, bits
 
 BLOCK = 32
 """Columns by which the room for sampled tokens grows; between two growths nothing is moved."""
@@ -89,8 +89,11 @@ class KeyValues:
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same memory as it lies, for compiled loops: values are `entry kv_head column d_head`."""
-        return self.keys.numpy(), self.values.transpose(2, 3).numpy()
+        """The same memory as it lies, for compiled loops: values are `entry kv_head column d_head`.
+
+        NumPy has no bfloat16: of that these are the bits.
+        """
+        return bits(self.keys), bits(self.values.transpose(2, 3))
 
 
 def _mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -29,7 +29,11 @@ def one_token(given: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
         return None
     if named.get("attention_mask") is not None or named.get("past_key_values") is not None:
         return None
-    return hidden if hidden is not None and hidden.ndim == 3 and hidden.shape[1] == 1 and serves(hidden) else None
+    return (
+        hidden
+        if hidden is not None and hidden.ndim == 3 and hidden.shape[1] == 1 and serves(hidden, torch.bfloat16)
+        else None
+    )
 
 
 def children(part: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:

@@ -1,6 +1,7 @@
 """The forward passes of the packed engine, each with its own attention: over prompts, and over one token of each row.
 
-A step on a CPU in float32 attends in a compiled loop (`step_attention`), every other one in matrix products.
+A step on a CPU, in float32 or bfloat16, attends in a compiled loop (`step_attention`), every other one in matrix
+products.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from backtracking.model.sampling import step_attention
 from backtracking.model.sampling.attention import softcapped
-from backtracking.model.sampling.compiled import serves
+from backtracking.model.sampling.compiled import bits, serves, tensor_of
 from backtracking.model.sampling.fused import turned
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
 from backtracking.model.sampling.seating import Seating
@@ -95,9 +96,9 @@ class Decode:
         cache, added = self.cache, self.cache.room_for(layer, key)
         seats, heads, _, width = query.shape
         groups = key.shape[1]
-        if softcap is None and served(query, key, value):
-            given = [part.numpy() for part in (query, key, value)]
-            return torch.from_numpy(self._loop(layer, added, given, window=window, scaling=scaling))
+        if softcap is None and served(query, key, value, torch.bfloat16):
+            given = [bits(part) for part in (query, key, value)]
+            return tensor_of(self._loop(layer, added, given, window=window, scaling=scaling))
         seating, bias = self._of_first(seats)
         added.write(0, cache.filled if self.column is None else self.column, key, value)
         own_keys, own_values = added.flat(seats, cache.reading)
@@ -139,14 +140,14 @@ class Decode:
         """
         rows, width = query.shape[0], angles[0].shape[2]
         shape = rows, -1, 1, width
-        if softcap is not None or not served(query, key, value):
+        if softcap is not None or not served(query, key, value, torch.bfloat16):
             heads = [part.view(shape) for part in (query, key, value)]
             heads[:2] = (turned(part, *angles) for part in heads[:2])
             return self.attend(layer, *heads, scaling=scaling, window=window, softcap=softcap).flatten(2)
-        given = [part.numpy().reshape(shape) for part in (query, key, value)]
+        given = [bits(part).reshape(shape) for part in (query, key, value)]
         added = self.cache.added.get(layer) or self.cache.room_for(layer, key.view(shape))
         read = self._loop(layer, added, given, window=window, scaling=scaling, angles=self._turns(angles))
-        return torch.from_numpy(read.reshape(rows, 1, -1))
+        return tensor_of(read.reshape(rows, 1, -1))
 
     def _loop(
         self,
@@ -175,7 +176,7 @@ class Decode:
     def _turns(self, angles: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """The angles as arrays, the same for all layers of a kind."""
         if id(angles) not in self._turned:
-            cos, sin = (np.ascontiguousarray(part[:, 0].numpy()) for part in angles)
+            cos, sin = (np.ascontiguousarray(part[:, 0].float().numpy()) for part in angles)
             self._turned[id(angles)] = angles, (cos, sin)
         return self._turned[id(angles)][1]
 
@@ -218,6 +219,7 @@ class Decode:
         return self._bias[window]
 
 
-def served(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the compiled loop takes these."""
-    return query.shape[0] == key.shape[0] and key.shape == value.shape and all(map(serves, (query, key, value)))
+def served(query: Tensor, key: Tensor, value: Tensor, *kinds: torch.dtype) -> bool:
+    """Whether the compiled loop takes these, in float32 or one of `kinds`."""
+    alike = query.shape[0] == key.shape[0] and key.shape == value.shape and query.dtype is key.dtype is value.dtype
+    return alike and all(serves(part, *kinds) for part in (query, key, value))

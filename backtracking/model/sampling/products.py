@@ -8,9 +8,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from backtracking.model.sampling.compiled import LANES, inlined
-from backtracking.model.sampling.vectors import INDEX, VECTOR, added, constant, spread, start, vector_at
+from backtracking.model.sampling.registers import read
+from backtracking.model.sampling.vectors import INDEX, VECTOR, added, constant, numbers_at, spread, start, vector_at
 
-_0, _1, _2, _4, _LANES = map(np.uint64, (0, 1, 2, 4, LANES))
+_0, _1, _2, _3, _4, _LANES = map(np.uint64, (0, 1, 2, 3, 4, LANES))
 
 
 def _block_of(rows: int, vectors: int) -> Any:
@@ -32,7 +33,7 @@ def _block_of(rows: int, vectors: int) -> Any:
         with cgutils.for_range(builder, inner, intp=INDEX) as loop:
             line = builder.add(right_at, builder.mul(loop.index, right_apart))
             indices = [builder.add(line, INDEX(vector * LANES)) for vector in range(vectors)]
-            columns = [builder.load(vector_at(builder, right, index), align=4) for index in indices]
+            columns = [numbers_at(builder, kinds[3], right, index) for index in indices]
             for row in range(rows):
                 index = builder.add(builder.add(left_at, builder.mul(left_apart, INDEX(row))), loop.index)
                 factor = spread(builder, builder.load(builder.gep(left, [index])))
@@ -63,6 +64,7 @@ def _block_of(rows: int, vectors: int) -> Any:
     return intrinsic(block)
 
 
+_three_by_four, _three_by_two, _three_by_one = _block_of(3, 4), _block_of(3, 2), _block_of(3, 1)
 _two_by_four, _two_by_two, _two_by_one = _block_of(2, 4), _block_of(2, 2), _block_of(2, 1)
 _one_by_four, _one_by_two, _one_by_one = _block_of(1, 4), _block_of(1, 2), _block_of(1, 1)
 
@@ -92,7 +94,7 @@ def multiply(
         left: From `left_at` on the first row, then `left_apart` further the second, and so on.
         left_at: See left.
         left_apart: See left.
-        right: Likewise.
+        right: Likewise; float32 or, as integers, bfloat16.
         right_at: See left.
         right_apart: See left.
         out: Likewise; the product is put there,
@@ -105,33 +107,40 @@ def multiply(
     """
     vectors, row = columns // _LANES, _0
     while row < rows:
-        pair, done = row + _1 < rows, _0
+        pair, three, done = row + _1 < rows, row + _3 == rows, _0
+        together = _1 + np.uint64(pair) + np.uint64(three)
         a, c = left_at + row * left_apart, out_at + row * out_apart
         while done < vectors:
             b, d, left_over = right_at + done * _LANES, c + done * _LANES, vectors - done
             if left_over >= _4:
-                if pair:
+                if three:
+                    _three_by_four(left, a, left_apart, right, b, right_apart, out, d, out_apart, inner, fresh)
+                elif pair:
                     _two_by_four(left, a, left_apart, right, b, right_apart, out, d, out_apart, inner, fresh)
                 else:
                     _one_by_four(left, a, left_apart, right, b, right_apart, out, d, out_apart, inner, fresh)
                 done += _4
             elif left_over >= _2:
-                if pair:
+                if three:
+                    _three_by_two(left, a, left_apart, right, b, right_apart, out, d, out_apart, inner, fresh)
+                elif pair:
                     _two_by_two(left, a, left_apart, right, b, right_apart, out, d, out_apart, inner, fresh)
                 else:
                     _one_by_two(left, a, left_apart, right, b, right_apart, out, d, out_apart, inner, fresh)
                 done += _2
             else:
-                if pair:
+                if three:
+                    _three_by_one(left, a, left_apart, right, b, right_apart, out, d, out_apart, inner, fresh)
+                elif pair:
                     _two_by_one(left, a, left_apart, right, b, right_apart, out, d, out_apart, inner, fresh)
                 else:
                     _one_by_one(left, a, left_apart, right, b, right_apart, out, d, out_apart, inner, fresh)
                 done += _1
         for column in range(vectors * _LANES, columns):
-            for each in range(row, row + _1 + np.uint64(pair)):
+            for each in range(row, row + together):
                 place = out_at + each * out_apart + column
                 total = np.float32(0) if fresh else out[place]
                 for i in range(inner):
-                    total += left[left_at + each * left_apart + i] * right[right_at + i * right_apart + column]
+                    total += left[left_at + each * left_apart + i] * read(right, right_at + i * right_apart + column)
                 out[place] = total
-        row += _1 + np.uint64(pair)
+        row += together

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from backtracking.model.sampling.compiled import LANES, LEAST, compiled
+from backtracking.model.sampling.compiled import LANES, LEAST, compiled, inlined
 from backtracking.model.sampling.vectors import (
     BYTE,
     INDEX,
@@ -25,6 +25,10 @@ from backtracking.model.sampling.vectors import (
     better,
     constant,
     exponential,
+    kept_as,
+    number_at,
+    numbers_at,
+    put_at,
     spread,
     start,
     vector_at,
@@ -51,21 +55,79 @@ def _asking(_typing: Any, array: Any, index: Any) -> Any:
     return types.void(array, index), generate
 
 
+def _keeping(_typing: Any, array: Any, index: Any, _number: Any) -> Any:
+    """Put a float32 into an array of float32 or of bfloat16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind, (array, index, number) = signature.args[0], arguments
+        place = builder.gep(start(context, builder, kind, array), [index])
+        builder.store(kept_as(builder, kind, number), place)
+        return context.get_dummy_value()
+
+    return types.void(array, index, types.float32), generate
+
+
+def _reading(_typing: Any, array: Any, index: Any) -> Any:
+    """A number of an array of float32 or of bfloat16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        return number_at(builder, kind, start(context, builder, kind, arguments[0]), arguments[1])
+
+    return types.float32(array, index), generate
+
+
+def _copying(_typing: Any, source: Any, at: Any, target: Any, into: Any, vectors: Any) -> Any:
+    """Copy so many vectors between arrays of float32 or of bfloat16, from an index of each on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (kind, _, other, *_), (source, at, target, into, vectors) = signature.args, arguments
+        given, found = start(context, builder, kind, source), start(context, builder, other, target)
+        with cgutils.for_range(builder, vectors, intp=INDEX) as loop:
+            index = builder.mul(loop.index, INDEX(LANES))
+            vector = numbers_at(builder, kind, given, builder.add(at, index))
+            put_at(builder, other, found, builder.add(into, index), vector)
+        return context.get_dummy_value()
+
+    return types.void(source, at, target, into, vectors), generate
+
+
 def _greatest(_typing: Any, array: Any, vectors: Any) -> Any:
     """The largest of the numbers in so many vectors from the first on; what is not a number does not count."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data, count = start(context, builder, signature.args[0], arguments[0]), arguments[1]
-
+        kind, count = signature.args[0], arguments[1]
+        data = start(context, builder, kind, arguments[0])
         best = cgutils.alloca_once(builder, VECTOR)
         builder.store(constant(float("-inf")), best)
         with cgutils.for_range(builder, count, intp=INDEX) as loop:
             index = builder.mul(loop.index, INDEX(LANES))
-            vector = builder.load(vector_at(builder, data, index), align=4)
+            vector = numbers_at(builder, kind, data, index)
             builder.store(better(builder, vector, builder.load(best), ">"), best)
         return across(builder, builder.load(best), lambda one, two: better(builder, one, two, ">"))
 
     return types.float32(array, vectors), generate
+
+
+def _summing(_typing: Any, array: Any, vectors: Any, _most: Any, _factor: Any) -> Any:
+    """The sum of e to the power of `(number - most) * factor`, over so many vectors from the first on.
+
+    No number is above `most`; what is not a number makes the sum that.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind, (array, vectors, most, factor) = signature.args[0], arguments
+        data, total = start(context, builder, kind, array), cgutils.alloca_once(builder, VECTOR)
+        most, factor = spread(builder, most), spread(builder, factor)
+        builder.store(constant(0), total)
+        with cgutils.for_range(builder, vectors, intp=INDEX) as loop:
+            number = numbers_at(builder, kind, data, builder.mul(loop.index, INDEX(LANES)))
+            power = builder.fmul(builder.fsub(number, most), factor)
+            y, scale = exponential(builder, power)
+            builder.store(added(builder, y, scale, builder.load(total)), total)
+        return across(builder, builder.load(total), builder.fadd)
+
+    return types.float32(array, vectors, types.float32, types.float32), generate
 
 
 def _weighing(
@@ -118,13 +180,13 @@ def _gating(_typing: Any, gate: Any, up: Any, out: Any, at: Any, vectors: Any) -
     """Put `gate / (1 + e^-gate) * up` into so many vectors of a third array, all from the index `at` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        arrays = [
-            start(context, builder, kind, each) for kind, each in zip(signature.args, arguments[:3], strict=False)
-        ]
+        kinds = signature.args[:3]
+        arrays = [start(context, builder, kind, each) for kind, each in zip(kinds, arguments[:3], strict=True)]
         with cgutils.for_range(builder, arguments[4], intp=INDEX) as loop:
             index = builder.add(arguments[3], builder.mul(loop.index, INDEX(LANES)))
-            here, beside, there = (vector_at(builder, array, index) for array in arrays)
-            number, factor = builder.load(here, align=4), builder.load(beside, align=4)
+            number, factor = (
+                numbers_at(builder, kind, array, index) for kind, array in zip(kinds, arrays[:2], strict=False)
+            )
             y, scale = exponential(builder, better(builder, builder.fneg(number), constant(-LEAST), "<"))
             # Where e to that power is cut off the product is nothing, unless the number is infinite.
             low = builder.and_(
@@ -133,16 +195,29 @@ def _gating(_typing: Any, gate: Any, up: Any, out: Any, at: Any, vectors: Any) -
             )
             number = builder.select(low, constant(LEAST), number)
             found = builder.fdiv(builder.fmul(number, factor), added(builder, y, scale, constant(1)))
-            builder.store(found, there, align=4)
+            put_at(builder, kinds[2], arrays[2], index, found)
         return context.get_dummy_value()
 
     return types.void(gate, up, out, at, vectors), generate
 
 
 prefetch: Any = intrinsic(_asking)
+keep: Any = intrinsic(_keeping)
+read: Any = intrinsic(_reading)
 gates: Any = intrinsic(_gating)
 weigh: Any = intrinsic(_weighing)
 _largest_of: Any = intrinsic(_greatest)
+_vectors: Any = intrinsic(_copying)
+shares: Any = intrinsic(_summing)
+
+
+@inlined
+def copy(source: Any, at: Any, target: Any, into: Any, count: Any) -> None:
+    """Copy so many numbers between arrays of float32 or of bfloat16, from an index of each on; all unsigned."""
+    vectors = count // _LANES
+    _vectors(source, at, target, into, vectors)
+    for i in range(vectors * _LANES, count):
+        keep(target, into + i, read(source, at + i))
 
 
 @compiled
@@ -151,5 +226,5 @@ def largest(numbers: Any) -> Any:
     vectors = np.uint64(len(numbers)) // _LANES
     best = _largest_of(numbers, vectors)
     for i in range(vectors * _LANES, np.uint64(len(numbers))):
-        best = max(best, numbers[i])
+        best = max(best, read(numbers, i))
     return best

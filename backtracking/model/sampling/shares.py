@@ -112,8 +112,7 @@ def cut_rows(rows: Sequence[Row], shares: int) -> list[list[int]]:
 def _run_all(
     model: HookedReasoner, parts: Sequence[Sequence[Row]], settings: Settings, seats: int
 ) -> list[Completions]:
-    if model.dtype == torch.float32:
-        loops.prepare()
+    loops.prepare(model.dtype)
     with _children() as children:
         gc.freeze()  # else a child's collector writes to every object, and so copies the memory they lie in
         try:

@@ -1,4 +1,4 @@
-"""Shorter forwards of a model and its parts, made for passes of one token per row on a CPU in float32.
+"""Shorter forwards of a model and its parts, made for passes of one token per row on a CPU.
 
 With few rows most of a step goes into the small operations and the Python between the matrix products. Here each of
 four parts that most architectures share (model, block, attention, MLP) does what its own forward does in as few
@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
@@ -50,9 +51,13 @@ def shorter(module: nn.Module) -> dict[str, Forward]:
     if modules._global_forward_hooks or modules._global_forward_pre_hooks:
         return {}
     known = [(name, part) for name, part in module.named_modules() if frozenset(part._modules) in _KINDS]
-    served, described = all(map(serves, module.parameters())), {}
-    found = {name: _shorter(part, described) for name, part in known if served or all(map(serves, part.parameters()))}
+    served, described = _serves(module), {}
+    found = {name: _shorter(part, described) for name, part in known if served or _serves(part)}
     return {name: forward for name, forward in found.items() if forward is not None}
+
+
+def _serves(part: nn.Module) -> bool:
+    return all(serves(each, torch.bfloat16) for each in part.parameters())
 
 
 def _shorter(part: nn.Module, described: dict[int, Any]) -> Forward | None:

@@ -1,4 +1,4 @@
-"""A shorter way through a whole model, for passes of one token per row on a CPU in float32.
+"""A shorter way through a whole model, for passes of one token per row on a CPU.
 
 What transformers does around embedding, blocks and unembedding (masks, settings, records of outputs) takes as long as
 two blocks where rows are few. A model is tried with stand-ins for its modules: if it does nothing but call them one

@@ -1,4 +1,4 @@
-"""Attention of one decoding step on a CPU in float32, row by row.
+"""Attention of one decoding step on a CPU, row by row, in float32; what is kept may be bfloat16.
 
 For a single query per row PyTorch has no kernel that pays: its batched product takes a microsecond for each of
 hundreds of tiny matrices, and its fused attention is made for many queries. Here the scores of a row stay in the first
@@ -12,7 +12,7 @@ import numpy as np
 
 from backtracking.model.sampling.compiled import LANES, compiled, inlined, over_rows
 from backtracking.model.sampling.products import multiply
-from backtracking.model.sampling.registers import prefetch, weigh
+from backtracking.model.sampling.registers import keep, prefetch, read, weigh
 
 _UNLIMITED = 2**62
 _ONE = np.float32(1)
@@ -50,11 +50,11 @@ def attend(
     """Put each row's new key and value into its column, and return what its heads read, `row 1 head d_head`.
 
     Args:
-        query: Of the new token of each row, `row head 1 d_head`.
+        query: Of the new token of each row, `row head 1 d_head`; float32, or uint16 that are the bits of bfloat16.
         key: Likewise, `row kv_head 1 d_head`.
         value: Likewise.
         prompts: Keys, `entry kv_head d_head column`, and values, `entry kv_head column d_head`, with columns in
-            multiples of `LANES`.
+            multiples of `LANES`; all of one kind of numbers.
         own: Of what each row has added, likewise; changed in place.
         where: Which row has which prompt, and which columns are its own.
         filled: The column of the new token.
@@ -64,12 +64,12 @@ def attend(
             first half of each head against the second.
     """
     rows, heads, _, width = query.shape
-    read = np.empty((rows, 1, heads, width), np.float32)
+    found = np.empty((rows, 1, heads, width), query.dtype)
     given = [np.ascontiguousarray(part) for part in (query, key, value)]
-    work = read.size * (prompts[0].shape[3] + filled + 1)
+    work = found.size * (prompts[0].shape[3] + filled + 1)
     span = _UNLIMITED if window is None else window
-    over_rows(_attend, rows, work, *given, *angles, *prompts, *own, *where, filled, span, np.float32(scaling), read)
-    return read
+    over_rows(_attend, rows, work, *given, *angles, *prompts, *own, *where, filled, span, np.float32(scaling), found)
+    return found
 
 
 @inlined
@@ -82,12 +82,12 @@ def _turn(
         to = head * width
         if len(cos):
             for i in range(half):
-                one, two = given[at + to + i], given[at + to + half + i]
+                one, two = read(given, at + to + i), read(given, at + to + half + i)
                 found[to + i] = (one * cos[angles + i] - two * sin[angles + i]) * scaling
                 found[to + half + i] = (two * cos[angles + half + i] + one * sin[angles + half + i]) * scaling
         else:
             for i in range(width):
-                found[to + i] = given[at + to + i] * scaling
+                found[to + i] = read(given, at + to + i) * scaling
 
 
 @compiled
@@ -110,7 +110,7 @@ def _attend(
     filled: int,
     window: int,
     scaling: Any,
-    read: Any,
+    found: Any,
 ) -> None:
     groups, width = key.shape[1], key.shape[3]
     heads = query.shape[1] // groups  # of a group
@@ -119,7 +119,8 @@ def _attend(
     asked, scores = np.empty(heads * width, np.float32), np.empty(heads * room, np.float32)
     shares = np.empty(heads, np.float32)
     cos, sin, new = cosines.reshape(-1), sines.reshape(-1), np.empty(width, np.float32)
-    queries, new_keys, new_values, reads = query.reshape(-1), key.reshape(-1), value.reshape(-1), read.reshape(-1)
+    queries, new_keys, new_values, founds = query.reshape(-1), key.reshape(-1), value.reshape(-1), found.reshape(-1)
+    reads = np.empty(heads * width, np.float32)
     own_keys, own_values = keys.reshape(-1), values.reshape(-1)
     shared_keys, shared_values = prompt_keys.reshape(-1), prompt_values.reshape(-1)
     of_group, of_prompt = width * columns, width * prompt_columns
@@ -153,10 +154,10 @@ def _attend(
             _turn(new_keys, n_each * n_width, _1, n_width, cos, sin, n_turned * np.uint64(row), _ONE, new)
             line = n_each * n_group + n_filled
             for i in range(n_width):
-                own_keys[line + i * n_columns] = new[i]
+                keep(own_keys, line + i * n_columns, new[i])
             added, line = n_each * n_width, n_each * n_group + n_filled * n_width
             for i in range(n_width):
-                own_values[line + i] = new_values[added + i]
+                keep(own_values, line + i, read(new_values, added + i))
             into = n_each * n_heads * n_width
             _turn(queries, into, n_heads, n_width, cos, sin, n_turned * np.uint64(row), scaling, asked)
             prompt = (prefix[row] * groups + group) * of_prompt
@@ -176,11 +177,11 @@ def _attend(
                     late + moved,
                     filled + 1 + moved,
                 )
-            multiply(scores, _0, n_room, shared_values, at, n_width, reads, into, n_width, n_heads, n_seen, n_width, _1)
+            multiply(scores, _0, n_room, shared_values, at, n_width, reads, _0, n_width, n_heads, n_seen, n_width, _1)
             multiply(
-                scores, n_shared, n_room, own_values, own, n_width, reads, into, n_width, n_heads, n_added, n_width, _0
+                scores, n_shared, n_room, own_values, own, n_width, reads, _0, n_width, n_heads, n_added, n_width, _0
             )
             for head in range(n_heads):
                 share = shares[head]
-                for i in range(into + head * n_width, into + (head + _1) * n_width):
-                    reads[i] *= share
+                for i in range(head * n_width, (head + _1) * n_width):
+                    keep(founds, into + i, reads[i] * share)

@@ -9,11 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from backtracking.model.sampling import noise
-from backtracking.model.sampling.compiled import compiled, exponentials, over_rows
-from backtracking.model.sampling.registers import largest
+from backtracking.model.sampling.compiled import LANES, bits, compiled, over_rows
+from backtracking.model.sampling.registers import largest, read, shares
 
 _CHUNK = 1024
-"""Logits worked on at a time: few enough to stay in the first cache."""
+"""Logits whose shares are added in float32, before the sum goes on in float64."""
+_STRETCH = 256
+"""Logits looked over at once for those that are high enough."""
 _GAP = 2.0
 """How far below the best logit candidates are looked for at first, in units of the temperature."""
 _WIDEST = 512.0
@@ -23,7 +25,7 @@ _COLDEST = 1e-30
 BROKEN = -1
 """In place of a token."""
 _STEP, _BITS, _SMALLEST = noise.STEP, noise.MANTISSA_BITS, 2.0**-noise.MANTISSA_BITS
-_mix = compiled(noise.mix)
+_mix, _LANES = compiled(noise.mix), np.uint64(LANES)
 
 
 def sampled(
@@ -37,27 +39,28 @@ def sampled(
     """The next token of each row; -1 where a row has NaN or no token that is allowed.
 
     Args:
-        logits: On the CPU, float32.
+        logits: On the CPU, float32 or bfloat16.
         temperature: Above 0.
         top_p: Mass of the nucleus.
         keys: `noise.row_key` of each row.
         positions: Index of the token in the completion.
     """
     tokens = torch.empty(len(logits), dtype=torch.long, device="cpu")
-    arrays = [np.ascontiguousarray(part.numpy()) for part in (logits, keys, positions, tokens)]
+    arrays = [np.ascontiguousarray(bits(part)) for part in (logits, keys, positions, tokens)]
     over_rows(_sample, len(logits), logits.numel(), max(float(temperature), _COLDEST), float(top_p), *arrays)
     return tokens
 
 
 @compiled
-def _shares(logits: Any, best: Any, temperature: float, numbers: Any, powers: Any, scale: Any) -> float:
+def _shares(logits: Any, best: Any, temperature: float) -> float:
     """The sum of all unnormalised probabilities, 1 being that of the best token."""
     total, warmth = 0.0, np.float32(1 / temperature)
     for start in range(0, len(logits), _CHUNK):
         part = logits[start : start + _CHUNK]
-        for i in range(len(part)):
-            numbers[i] = (part[i] - best) * warmth
-        total += exponentials(numbers[: len(part)], powers, scale)
+        vectors = np.uint64(len(part)) // _LANES
+        total += shares(part, vectors, best, warmth)
+        for i in range(vectors * _LANES, np.uint64(len(part))):
+            total += math.exp((read(part, i) - best) * warmth)
     return total
 
 
@@ -65,10 +68,13 @@ def _shares(logits: Any, best: Any, temperature: float, numbers: Any, powers: An
 def _above(logits: Any, least: float, found: Any) -> int:
     """Put the tokens with at least that logit into a list; how many they are."""
     count = 0
-    for token in range(len(logits)):
-        if logits[token] >= least:
-            found[count] = token
-            count += 1
+    for start in range(0, len(logits), _STRETCH):
+        part = logits[start : start + _STRETCH]
+        if largest(part) >= least:  # of most stretches nobody is
+            for place in range(len(part)):
+                if read(part, place) >= least:
+                    found[count] = start + place
+                    count += 1
     return count
 
 
@@ -84,16 +90,16 @@ def _nucleus(logits: Any, best: Any, temperature: float, total: float, top_p: fl
     while mass < top_p and gap <= _WIDEST:
         count, mass = _above(logits, float(best) - gap * temperature, found), 0.0
         for place in range(count):
-            mass += math.exp(float(logits[found[place]]) / temperature - total)
+            mass += math.exp(float(read(logits, found[place])) / temperature - total)
         gap *= 2
     values = np.empty(count, np.float64)
     for place in range(count):
-        values[place] = -float(logits[found[place]])
+        values[place] = -float(read(logits, found[place]))
     order = np.argsort(values, kind="mergesort")  # which is stable: of equal ones that with the smaller id is first
     ordered, before, inside = found[:count].copy(), 0.0, 0
     while inside < count and before < top_p:
         found[inside] = ordered[order[inside]]
-        before += math.exp(float(logits[found[inside]]) / temperature - total)
+        before += math.exp(float(read(logits, found[inside])) / temperature - total)
         inside += 1
     return inside
 
@@ -111,11 +117,9 @@ def _sample(
 ) -> None:
     vocabulary = logits.shape[1]
     found = np.empty(vocabulary, np.int64)
-    numbers, powers = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.int32)
-    scale = powers.view(np.float32)
     for row in range(first, last):
         best = largest(logits[row])
-        share = _shares(logits[row], best, temperature, numbers, powers, scale)
+        share = _shares(logits[row], best, temperature)
         if not share >= 1:  # which is so of what is not a number
             tokens[row] = BROKEN
             continue
@@ -130,6 +134,6 @@ def _sample(
             token = found[place]
             bits = _mix(counter ^ _mix(token * _STEP))
             uniform = (float((bits >> (64 - _BITS)) & ((1 << _BITS) - 1)) + 0.5) * _SMALLEST
-            noisy = float(logits[row, token]) / temperature - total - math.log(-math.log(uniform))
+            noisy = float(read(logits[row], token)) / temperature - total - math.log(-math.log(uniform))
             if noisy > highest:
                 highest, tokens[row] = noisy, token

@@ -66,10 +66,11 @@ def shortened(attention: Any, found: tuple[int, int, dict[str, Any]]) -> Forward
         if hidden is None:
             return before(*given, **named)
         rows = hidden.shape[0]
-        if any(angle.shape != (rows, 1, width) or not serves(angle) for angle in angles):
+        if any(angle.shape != (rows, 1, width) or not serves(angle, hidden.dtype) for angle in angles):
             return before(*given, **named)
         packed, projected = named["packed"], [project(hidden) for project in (to_query, to_key, to_value)]
-        as_usual = all(serves(part) and part.shape[0] == rows for part in projected)  # unless a hook changes that
+        # unless a hook changes that
+        as_usual = all(part.dtype is hidden.dtype and part.shape[0] == rows for part in projected)
         if as_usual and isinstance(packed, Decode):
             return to_out(packed.attend_turning(layer, *projected, angles=angles, **options)), None
         query, key, value = (part.view(rows, -1, 1, width) for part in projected)
