@@ -122,4 +122,7 @@ def test_a_number_is_kept_as_the_bfloat16_that_pytorch_rounds_it_to(patterns, be
 @given(seed=st.integers(0, 10**6), **SIZES)
 def test_a_product_with_bfloat16_is_that_with_the_same_in_float32(seed, rows, inner, columns):
     left, right = numbers(seed, rows, inner), torch.from_numpy(numbers(seed + 1, inner, columns)).bfloat16()
-    assert (product(left, bits(right)) == product(left, right.float().numpy())).all()
+    found, expected = product(left, bits(right)), product(left, right.float().numpy())
+    whole = columns // 16 * 16  # the others are added in any order
+    assert (found[:, :whole] == expected[:, :whole]).all()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
