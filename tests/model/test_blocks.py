@@ -1,20 +1,26 @@
 """Laws of the shorter forwards: only what gives the same is shortened, hooks see and change what they did before."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import OlmoConfig, OlmoForCausalLM
 from transformers.models.qwen2 import modeling_qwen2
 
+from backtracking.core.interventions import BASELINE, Condition
+from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import blocks, fused, passes, stacks, turning
 from backtracking.model.sampling.attention import use_packed_attention
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache
 from backtracking.model.sampling.passes import Decode
 from backtracking.model.sampling.replaced import Replaced
+from backtracking.model.sampling.scoring import next_logits
 from backtracking.model.sampling.seating import Seating
 from backtracking.model.sampling.shorter import shorter
-from tests.tiny import tiny_hf
+from tests.tiny import tiny_hf, tiny_tokenizer
 
 SHORTENED = {
     "llama": {"", "self_attn", "mlp"},
@@ -297,6 +303,24 @@ def test_a_step_in_bfloat16_is_no_further_from_float32_than_transformers_own(fam
         changed.setattr(passes, "serves", lambda *_: False)
         own = a_step(module.bfloat16()).float()
     assert 0 < (found - wide).norm() < 1.1 * (own - wide).norm()
+
+
+def test_angles_of_float32_turn_queries_of_bfloat16_that_stay_so():
+    """As OLMo has them; a pass over contexts needs queries, keys and values of one kind."""
+    sizes = {"hidden_size": 48, "intermediate_size": 72, "num_attention_heads": 6, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    module = OlmoForCausalLM(OlmoConfig(vocab_size=len(tiny_tokenizer()), num_hidden_layers=2, **sizes)).eval()
+    contexts, arms = [[1, 5, 6, 7, 8], [1, 5, 9]], [BASELINE, Condition("off", ["mlp.1*0"])]
+
+    def logits(kind):
+        one = copy.deepcopy(module).to(kind)
+        use_packed_attention(one)
+        assert "self_attn" in parts_of(one)
+        reasoner = HookedReasoner.from_hf(one, tiny_tokenizer(), name="olmo")
+        return torch.stack([each for _, each in sorted(next_logits(reasoner, contexts, arms), key=lambda one: one[0])])
+
+    half, wide = logits(torch.bfloat16), logits(torch.float32)
+    torch.testing.assert_close(half, wide, atol=0.02 * wide.abs().max().item(), rtol=0)
 
 
 def test_what_is_changed_between_two_runs_counts(qwen2):

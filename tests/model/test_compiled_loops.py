@@ -177,6 +177,15 @@ def test_the_choice_is_the_one_pytorch_makes(vocabulary, top_p, temperature, mon
     assert torch.equal(found, choose(logits, **options))
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-16, 1e-12])
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_near_zero_the_noise_decides_among_equals(temperature, top_p):
+    logits, rows = torch.tensor([[50.0, 50.0, 49.0]]).repeat(2000, 1), torch.arange(2000)
+    found = choose(logits, temperature=temperature, top_p=top_p, keys=rows * 7919 + 1, positions=0 * rows)
+    assert found.max() == 1
+    assert 0.45 < found.float().mean() < 0.55
+
+
 @pytest.mark.parametrize("vocabulary", [7, 300, 5000])
 @pytest.mark.parametrize("top_p", [0.1, 0.9, 1.0])
 def test_the_choice_among_logits_of_bfloat16_is_that_among_the_same_in_float32(vocabulary, top_p):

@@ -55,9 +55,9 @@ def rotated(
 
 
 def turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """What `rotated` gives of one of them, for any kind of numbers, by PyTorch."""
+    """What `rotated` gives of one of them, for any kind of numbers, by PyTorch; angles may be of a wider kind."""
     one, two = heads.chunk(2, -1)
-    return heads * cos[:, None] + torch.cat([-two, one], -1) * sin[:, None]
+    return (heads * cos[:, None] + torch.cat([-two, one], -1) * sin[:, None]).to(heads.dtype)
 
 
 def gated(gate: Float[Tensor, "*rows d_mlp"], up: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_mlp"]:

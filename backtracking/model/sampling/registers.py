@@ -194,7 +194,7 @@ def _gating(_typing: Any, gate: Any, up: Any, out: Any, at: Any, vectors: Any) -
                 builder.fcmp_ordered(">", number, constant(float("-inf"))),
             )
             number = builder.select(low, constant(LEAST), number)
-            found = builder.fdiv(builder.fmul(number, factor), added(builder, y, scale, constant(1)))
+            found = builder.fmul(builder.fdiv(number, added(builder, y, scale, constant(1))), factor)
             put_at(builder, kinds[2], arrays[2], index, found)
         return context.get_dummy_value()
 

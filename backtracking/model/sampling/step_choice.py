@@ -79,7 +79,7 @@ def _above(logits: Any, least: float, found: Any) -> int:
 
 
 @compiled
-def _nucleus(logits: Any, best: Any, temperature: float, total: float, top_p: float, found: Any) -> int:
+def _nucleus(logits: Any, best: Any, temperature: float, log_share: float, top_p: float, found: Any) -> int:
     """Put the tokens of the nucleus into a list; how many they are.
 
     Candidates are the tokens near the best one, more and more of them until they hold the mass; only they are sorted.
@@ -90,7 +90,7 @@ def _nucleus(logits: Any, best: Any, temperature: float, total: float, top_p: fl
     while mass < top_p and gap <= _WIDEST:
         count, mass = _above(logits, float(best) - gap * temperature, found), 0.0
         for place in range(count):
-            mass += math.exp(float(read(logits, found[place])) / temperature - total)
+            mass += math.exp((float(read(logits, found[place])) - best) / temperature - log_share)
         gap *= 2
     values = np.empty(count, np.float64)
     for place in range(count):
@@ -99,7 +99,7 @@ def _nucleus(logits: Any, best: Any, temperature: float, total: float, top_p: fl
     ordered, before, inside = found[:count].copy(), 0.0, 0
     while inside < count and before < top_p:
         found[inside] = ordered[order[inside]]
-        before += math.exp(float(read(logits, found[inside])) / temperature - total)
+        before += math.exp((float(read(logits, found[inside])) - best) / temperature - log_share)
         inside += 1
     return inside
 
@@ -127,13 +127,13 @@ def _sample(
             _above(logits[row], best, found)
             tokens[row] = found[0]
             continue
-        total = float(best) / temperature + math.log(share)
-        count = _nucleus(logits[row], best, temperature, total, top_p, found)
+        log_share = math.log(share)
+        count = _nucleus(logits[row], best, temperature, log_share, top_p, found)
         counter, highest = _mix(keys[row] + positions[row] * _STEP), -np.inf
         for place in range(count):
             token = found[place]
             bits = _mix(counter ^ _mix(token * _STEP))
             uniform = (float((bits >> (64 - _BITS)) & ((1 << _BITS) - 1)) + 0.5) * _SMALLEST
-            noisy = float(read(logits[row], token)) / temperature - total - math.log(-math.log(uniform))
+            noisy = (float(read(logits[row], token)) - best) / temperature - log_share - math.log(-math.log(uniform))
             if noisy > highest:
                 highest, tokens[row] = noisy, token
