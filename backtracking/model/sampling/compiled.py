@@ -29,7 +29,7 @@ _DISABLED: bool = getattr(config, "DISABLE_JIT")  # noqa: B009 - its names are m
 _WORTH = 2**18
 """Numbers to go through that are worth a thread of their own."""
 _FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}  # without the assumption that nothing is NaN or infinite
-LOG2_E, _HALF, _ONE = np.float32(1.4426950408889634), np.float32(0.5), np.float32(1)
+LOG2_E = np.float32(1.4426950408889634)
 LN_2 = (np.float32(0.693359375), np.float32(-2.12194440e-4))  # in two parts, whose products are exact enough
 # Of (e^x - 1 - x) / x^2 where |x| <= ln(2) / 2: expf.c of S. Moshier's Cephes.
 EXP = tuple(map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5)))
