@@ -57,7 +57,7 @@ def load_model(
             `.gguf` file, or a Hub id such as `deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B`.
         device: Where to put it; a GPU if there is one.
         dtype: Number format; float32 on the CPU, the checkpoint's own elsewhere. `"auto"` takes bfloat16 on a CPU
-            that multiplies it natively, unless the checkpoint is in float32: about twice as fast, not exact.
+            that multiplies it natively, unless the checkpoint is in float32: two to three times as fast, not exact.
         revision: Branch, tag or commit of a Hub model.
         trust_remote_code: Run code that comes with the model. Leave it off unless you read it.
         device_map: How the layers are spread over several GPUs, in place of `device`: `"auto"`, `"balanced"`,

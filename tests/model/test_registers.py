@@ -1,4 +1,4 @@
-"""Products and maxima in vector registers: what NumPy gives, and each number the same in any company."""
+"""Products, maxima and copies in vector registers: what NumPy gives, and each number the same in any company."""
 
 import numba
 import numpy as np

@@ -101,7 +101,7 @@ def draw(arm, samples):
     return [c.ids for c in sample(model, problems, **options)]
 
 expected = draw(BASELINE, {LEAST_ROWS}), draw(steered, 2)
-assert expected[0][:8] != expected[1]
+assert expected[0][:2] != expected[1][:2]  # the same rows, with other interventions
 for _ in range(5):
     forked, here = at_once([lambda: draw(BASELINE, {LEAST_ROWS}), lambda: [draw(steered, 2) for _ in range(6)]])
     assert forked == expected[0]

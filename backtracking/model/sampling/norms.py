@@ -81,7 +81,8 @@ def _is_norm(norm: nn.Module, epsilon: float) -> bool:
         return False
     rows, weight = numbers(4, len(own)), numbers(len(own) + 1)[1:]
     expected = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + epsilon) * weight
-    for kind, rounding in ((torch.float32, 1e-5), (own.dtype, 1e-5 if own.dtype is torch.float32 else 2e-2)):
+    for kind in {torch.float32, own.dtype}:
+        rounding = 1e-5 if kind is torch.float32 else 2e-2
         norm._parameters["weight"] = nn.Parameter(weight.to(kind), requires_grad=False)
         try:
             found = norm.forward(rows.to(kind))

@@ -1,4 +1,4 @@
-"""Attention of one decoding step on a CPU, row by row, in float32; what is kept may be bfloat16.
+"""Attention of one decoding step on a CPU, row by row: of float32, or of bfloat16 that is widened.
 
 For a single query per row PyTorch has no kernel that pays: its batched product takes a microsecond for each of
 hundreds of tiny matrices, and its fused attention is made for many queries. Here the scores of a row stay in the first

@@ -132,8 +132,8 @@ def _sample(
         counter, highest = _mix(keys[row] + positions[row] * _STEP), -np.inf
         for place in range(count):
             token = found[place]
-            bits = _mix(counter ^ _mix(token * _STEP))
-            uniform = (float((bits >> (64 - _BITS)) & ((1 << _BITS) - 1)) + 0.5) * _SMALLEST
+            hashed = _mix(counter ^ _mix(token * _STEP))
+            uniform = (float((hashed >> (64 - _BITS)) & ((1 << _BITS) - 1)) + 0.5) * _SMALLEST
             noisy = (float(read(logits[row], token)) - best) / temperature - log_share - math.log(-math.log(uniform))
             if noisy > highest:
                 highest, tokens[row] = noisy, token
