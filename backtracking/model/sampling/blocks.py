@@ -9,6 +9,7 @@ from torch.nn.functional import silu
 
 from backtracking.model.sampling.compiled import serves
 from backtracking.model.sampling.fused import added_and_normed, gated
+from backtracking.model.sampling.linears import Linear
 from backtracking.model.sampling.norms import RootMeanSquare
 from backtracking.model.sampling.parts import (
     LARGE,
@@ -135,16 +136,34 @@ def mlp_tried(mlp: nn.Module) -> bool | None:
     return True
 
 
+def _all_lying(*projections: nn.Module) -> tuple[Linear, Linear, Linear] | None:
+    """The three of an MLP, if what is in between need not be turned."""
+    gate, up, down = map(Linear.of, projections)
+    if gate is None or up is None or down is None:
+        return None
+    return (gate, up, down) if len(gate.weight) == len(up.weight) == down.weight.shape[1] else None
+
+
+def _through(hidden: Tensor, gate: Linear, up: Linear, down: Linear) -> Tensor:
+    """`down(silu(gate(x)) * up(x))`."""
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    return down.of_lying(gated(gate.lying(rows), up.lying(rows))).view(*hidden.shape[:-1], -1)
+
+
 def mlp_shortened(mlp: nn.Module, _: bool) -> Forward:
     """The shorter forward of such an MLP."""
     before = mlp.forward
     gate_proj, up_proj, down_proj, activation = children(mlp, MLP)
-    to_gate, to_up, to_out = map(product, (gate_proj, up_proj, down_proj))
+    projections = gate_proj, up_proj, down_proj
+    to_gate, to_up, to_out = map(product, projections)
+    lying = _all_lying(*projections)
 
     def forward(*given: Tensor, **named: Tensor) -> Tensor:
         if len(given) != 1 or named or not serves(given[0], torch.bfloat16) or hooked(activation):
             return before(*given, **named)
         (hidden,) = given
+        if lying is not None and lying[0].takes(hidden) and not any(map(hooked, projections)):
+            return _through(hidden, *lying)
         gate, up = to_gate(hidden), to_up(hidden)
         alike = (gate.shape, gate.dtype) == (up.shape, up.dtype)
         if alike and serves(gate, torch.bfloat16) and serves(up, torch.bfloat16):

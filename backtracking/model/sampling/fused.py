@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from backtracking.model.sampling.compiled import LANES, bits, compiled, over_rows, tensor_of
-from backtracking.model.sampling.registers import copy, gates, keep, read
+from backtracking.model.sampling.registers import copy, gates, keep, read, transpose
 
 _ONE, _NONE, _LANES, _0 = np.float32(1), np.float32(0), np.uint64(LANES), np.uint64(0)
 
@@ -69,6 +69,15 @@ def gated(gate: Float[Tensor, "*rows d_mlp"], up: Float[Tensor, "*rows d_mlp"]) 
     return tensor_of(found)
 
 
+def upright(lying: Float[Tensor, "some row"], found: Float[Tensor, "row all"], first: int) -> None:
+    """Put what has the rows side by side where they lie one after another, from a column on.
+
+    On the CPU, in float32 or bfloat16.
+    """
+    given = bits(lying)
+    over_rows(_stand, -(-len(given) // LANES), given.size, given, bits(found), first)
+
+
 def scaled(
     activation: Float[Tensor, "row pos d"],
     gain: Float[Tensor, "row pos width"],
@@ -94,6 +103,23 @@ def scaled(
     part = given.shape[2] // (1 if head is None else heads)
     over_rows(_scale, len(given), given.size, given, gain.numpy(), growth.numpy(), which, part, change.numpy(), found)
     return torch.from_numpy(found)
+
+
+@compiled
+def _stand(first: int, last: int, lying: Any, found: Any, column: int) -> None:
+    width, rows, apart = np.uint64(lying.shape[0]), np.uint64(lying.shape[1]), np.uint64(found.shape[1])
+    flat, into, whole = lying.reshape(-1), found.reshape(-1), rows // _LANES * _LANES
+    for block in range(first, last):
+        start = np.uint64(block) * _LANES
+        end, to = min(start + _LANES, width), np.uint64(column)
+        done = _0
+        if end == start + _LANES:
+            for row in range(_0, whole, _LANES):
+                transpose(flat, start * rows + row, rows, into, row * apart + to + start, apart)
+            done = whole
+        for row in range(done, rows):
+            for i in range(start, end):
+                into[row * apart + to + i] = flat[i * rows + row]
 
 
 @compiled

@@ -31,6 +31,7 @@ def prepare(kind: torch.dtype = torch.float32) -> None:
     fused.rms_norm(one[0], weight, epsilon)
     fused.added_and_normed(one[0], one[0], weight, epsilon)
     fused.gated(one[0], one[0])
+    fused.upright(one[0, 0], one.new_zeros(8, 1), 0)
     fused.rotated(wide, wide, wide[0], wide[0])  # on which parts of a model are tried, whatever its kind
     if kind is torch.float32:
         fused.scaled(one[0], one[0], one[0, :, :, 0].contiguous(), head=None, heads=1, change=one[0, 0, 0])

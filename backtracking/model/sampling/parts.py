@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 from torch.nn.modules import module as modules
 
 from backtracking.model.sampling.compiled import serves
+from backtracking.model.sampling.linears import Linear
 
 Forward = Callable[..., Any]
 ROTARY = "apply_rotary_pos_emb"
@@ -66,7 +67,8 @@ def product(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     if type(layer) is not nn.Linear or "forward" in layer.__dict__:
         return layer
     weight, bias = layer.weight, layer.bias
-    return lambda given: layer(given) if hooked(layer) else linear(given, weight, bias)
+    direct = Linear.of(layer) or (lambda given: linear(given, weight, bias))
+    return lambda given: layer(given) if hooked(layer) else direct(given)
 
 
 def hooked(module: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from backtracking.model.sampling.compiled import LANES, LEAST, compiled, inlined
 from backtracking.model.sampling.vectors import (
     BYTE,
+    HALVES,
     INDEX,
     INTEGER,
     INTEGERS,
@@ -90,6 +91,41 @@ def _copying(_typing: Any, source: Any, at: Any, target: Any, into: Any, vectors
         return context.get_dummy_value()
 
     return types.void(source, at, target, into, vectors), generate
+
+
+def _transposing(_typing: Any, source: Any, at: Any, apart: Any, target: Any, into: Any, into_apart: Any) -> Any:
+    """Put a square of `LANES` rows of as many numbers, which lie `apart`, elsewhere with its columns as rows.
+
+    Both arrays are of one kind, float32 or bfloat16, and the numbers are not looked at.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (kind, *_), (source, at, apart, target, into, into_apart) = signature.args, arguments
+        given, found = start(context, builder, kind, source), start(context, builder, signature.args[3], target)
+        line = VECTOR if kind.dtype == types.float32 else HALVES
+
+        def places(data: Any, first: Any, apart: Any) -> list[Any]:
+            indices = [builder.add(first, builder.mul(apart, INDEX(row))) for row in range(LANES)]
+            return [builder.bitcast(builder.gep(data, [index]), line.as_pointer()) for index in indices]
+
+        lines = [builder.load(place, align=2) for place in places(given, at, apart)]
+        stride = LANES // 2
+        while stride:
+            # Of each two lines the squares of that many numbers that are off the diagonal change places.
+            swaps = [
+                ir.Constant(INTEGERS, [LANES + (lane ^ stride) if lane & stride else lane for lane in range(LANES)]),
+                ir.Constant(INTEGERS, [LANES + lane if lane & stride else lane ^ stride for lane in range(LANES)]),
+            ]
+            for row in range(LANES):
+                if not row & stride:
+                    pair = lines[row], lines[row | stride]
+                    lines[row], lines[row | stride] = (builder.shuffle_vector(*pair, swap) for swap in swaps)
+            stride //= 2
+        for vector, place in zip(lines, places(found, into, into_apart), strict=True):
+            builder.store(vector, place, align=2)
+        return context.get_dummy_value()
+
+    return types.void(source, at, apart, target, into, into_apart), generate
 
 
 def _greatest(_typing: Any, array: Any, vectors: Any) -> Any:
@@ -202,6 +238,7 @@ def _gating(_typing: Any, gate: Any, up: Any, out: Any, at: Any, vectors: Any) -
 
 
 prefetch: Any = intrinsic(_asking)
+transpose: Any = intrinsic(_transposing)
 keep: Any = intrinsic(_keeping)
 read: Any = intrinsic(_reading)
 gates: Any = intrinsic(_gating)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from backtracking.model.sampling.compiled import serves
 from backtracking.model.sampling.fused import rotated, turned
+from backtracking.model.sampling.linears import Linear
 from backtracking.model.sampling.norms import RootMeanSquare
 from backtracking.model.sampling.parts import ROTARY
 from backtracking.model.sampling.shorter import shorter
@@ -38,8 +39,8 @@ class Replaced:
         parts = dict(module.named_modules())
         with torch.inference_mode():
             forwards: dict[str, Callable[..., Any]] = {**shorter(module)}
-            norms = {name: RootMeanSquare.of(part) for name, part in parts.items()}
-        forwards |= {name: norm for name, norm in norms.items() if norm is not None}
+            known = {name: RootMeanSquare.of(part) or Linear.of(part) for name, part in parts.items()}
+        forwards |= {name: part for name, part in known.items() if part is not None}
         sources = {name: getattr(sys.modules.get(name), ROTARY, None) for name in _sources(module)}
         functions = [(name, own) for name, own in sources.items() if own is not None and _is_rotary(own)]
         return cls(
