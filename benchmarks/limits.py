@@ -1,10 +1,14 @@
 """What this machine could do at best: measured arithmetic and memory bandwidth, and the least time they allow.
 
 A decode step of R rows must multiply R vectors with every weight matrix, and read the weights and the rows' key-value
-cache. Its least time is the larger of (a) the multiplications at the rate that `torch.nn.functional.linear` reaches on
-the model's own shapes with R rows and (b) those bytes at the bandwidth of reading an array larger than the caches.
-Each prompt is counted once, at the arithmetic rate of 256 rows, with one unembedding. Left out, so the limit is below
-what is possible: attention's own arithmetic, norms, sampling, interventions.
+cache. Its least time is the larger of (a) the multiplications at the rate that PyTorch reaches on the model's own shapes
+with R rows and (b) those bytes at the bandwidth of reading an array larger than the caches. Each prompt is counted
+once, at the arithmetic rate of 256 rows, with one unembedding. Left out, so the limit is below what is possible:
+attention's own arithmetic, norms, sampling, interventions.
+
+PyTorch's rate is that of the quicker one of two arrangements: `torch.nn.functional.linear`, and the product with the
+weights as the left matrix, which is up to twice as quick in bfloat16 (see `linears` of the engine). `by_linear` is the
+limit by the first alone, which was taken before the second was known.
 
 That limit has every step as full as the best one, which no batch has that runs to its end: a row's tokens come one
 after another, so the last steps are those of the longest rows alone. `in_sequence` is the least time of the steps that
@@ -20,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from backtracking.core.completions import Completion
@@ -65,13 +70,21 @@ def limits(module: PreTrainedModel, done: Sequence[Completion], seconds: float) 
     shapes = shapes_of(module)
     bandwidth = read_bandwidth()
     counts = sorted({*(rows for rows in ROWS if rows < len(done)), len(done)})
-    rates = {rows: linear_rate(shapes, rows, module.dtype) for rows in counts}
+    measured = {rows: rates(shapes, rows, module.dtype) for rows in (*counts, PROMPT_ROWS)}
     prompts = {completion.problem_id: len(completion.prompt_ids) for completion in done}
     wide, narrow = shapes.matrices[-1]
     multiplied = (shapes.weights - wide * narrow) * sum(prompts.values()) + wide * narrow * len(prompts)
-    prefill = 2 * multiplied / linear_rate(shapes, PROMPT_ROWS, module.dtype)
-    at = [_at(shapes, done, rows, rates[rows], bandwidth) for rows in counts]
-    best = min(at, key=lambda entry: entry["seconds"])
+
+    def least(rate: Callable[[dict[str, float]], float]) -> tuple[float, list[dict[str, Any]]]:
+        at = [_at(shapes, done, rows, rate(measured[rows]), bandwidth) for rows in counts]
+        return 2 * multiplied / rate(measured[PROMPT_ROWS]), at
+
+    def shortest(at: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return min(at, key=lambda entry: entry["seconds"])
+
+    prefill, at = least(lambda found: max(found.values()))
+    linear_prefill, linear_at = least(lambda found: found["linear"])
+    best, of_linear = shortest(at), linear_prefill + shortest(linear_at)["seconds"]
     return {
         "shapes": {**asdict(shapes), "matrices": _counted(shapes.matrices), "weights": shapes.weights},
         "bandwidth_bytes_per_second": bandwidth,
@@ -82,6 +95,8 @@ def limits(module: PreTrainedModel, done: Sequence[Completion], seconds: float) 
         "limit_seconds": prefill + best["seconds"],
         "engine_seconds": seconds,
         "share_of_limit": (prefill + best["seconds"]) / seconds,
+        "flops_by_arrangement": measured,
+        "by_linear": {"limit_seconds": of_linear, "share_of_limit": of_linear / seconds},
         "in_sequence": in_sequence(shapes, done, module.dtype, bandwidth, prefill=prefill, seconds=seconds),
         "rule": "per row count: max(arithmetic, memory); the least over row counts, plus the prompts once each",
     }
@@ -94,7 +109,7 @@ def in_sequence(
     fed = np.array([len(completion.ids) - 1 for completion in done])
     prompts = np.array([len(completion.prompt_ids) for completion in done])
     grid = [1, *(rows for exponent in range(1, 20) if (rows := 2**exponent) < len(done)), len(done)]
-    measured = {rows: 2 * shapes.weights * rows / linear_rate(shapes, rows, dtype) for rows in grid}
+    measured = {rows: 2 * shapes.weights * rows / max(rates(shapes, rows, dtype).values()) for rows in grid}
     least = 0.0
     for step in range(int(fed.max())):
         left = fed > step
@@ -109,17 +124,24 @@ def in_sequence(
     }
 
 
-def linear_rate(shapes: Shapes, rows: int, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of `linear` over all the model's matrices, in turn."""
+def rates(shapes: Shapes, rows: int, dtype: torch.dtype) -> dict[str, float]:
+    """Floating-point operations per second over all the model's matrices, in turn, by how the product is arranged."""
     inputs = {narrow: torch.randn(rows, narrow, dtype=dtype) for _, narrow in shapes.matrices}
     weights = [torch.randn(shape, dtype=dtype) for shape in shapes.matrices]
+    arrangements: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "linear": torch.nn.functional.linear,
+        "weights on the left": lambda given, weight: torch.mm(weight, given.t()),
+    }
 
-    def multiply_all() -> None:
+    def multiply_all(multiply: Callable[[Tensor, Tensor], Tensor]) -> None:
         for weight in weights:
-            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+            multiply(inputs[weight.shape[1]], weight)
 
     with torch.inference_mode():
-        return 2 * shapes.weights * rows / _least_seconds(multiply_all)
+        return {
+            name: 2 * shapes.weights * rows / _least_seconds(lambda multiply=multiply: multiply_all(multiply))
+            for name, multiply in arrangements.items()
+        }
 
 
 def read_bandwidth() -> float:

@@ -22,7 +22,9 @@ def sampling_table(result: dict[str, Any]) -> str:
     bound = f"{limit['bound_by']}, {limit['best_rows']} rows"
     return _table(heading, "useful tokens/s", result) + (
         f"\n\nThe engine takes {_short(limit['engine_seconds'])} s; by measured arithmetic and bandwidth the least is "
-        f"{_short(limit['limit_seconds'])} s ({bound}): {limit['share_of_limit']:.0%} of the limit." + _of_steps(limit)
+        f"{_short(limit['limit_seconds'])} s ({bound}): {limit['share_of_limit']:.0%} of the limit."
+        + _of_steps(limit)
+        + _by_linear(limit)
     )
 
 
@@ -34,6 +36,17 @@ def _of_steps(limit: dict[str, Any]) -> str:
     return (
         f" With the rows that are left in each step it is {_short(steps['limit_seconds'])} s: "
         f"{steps['share_of_limit']:.0%} of that."
+    )
+
+
+def _by_linear(limit: dict[str, Any]) -> str:
+    """The limit by `linear` alone, where a result tells it."""
+    if "by_linear" not in limit:
+        return ""
+    alone = limit["by_linear"]
+    return (
+        f" At the rate of `torch.nn.functional.linear` alone the least is {_short(alone['limit_seconds'])} s: "
+        f"{alone['share_of_limit']:.0%} of that."
     )
 
 

@@ -114,6 +114,30 @@ def test_an_architecture_it_cannot_run_is_refused_with_the_reason(problems):
     assert len(found) == 2 * len(problems)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_prompt_attends_to_itself_as_it_does_alone(kind):
+    """To the last bit, whatever stands beside it, and as the definition says."""
+    torch.manual_seed(0)
+    lengths, options = [37, 5, 64, 1], {"scaling": 0.3, "window": None, "softcap": None}
+    query, key, value = (torch.randn(4, heads, 64, 16).to(kind) for heads in (4, 2, 2))
+
+    def read(rows, longest):
+        cache = PackedCache(seats=4, entries=4, width=64)
+        parts = (part[rows, :, :longest] for part in (query, key, value))
+        return Prefill(cache, 0, lengths[rows]).attend(0, *parts, **options)
+
+    together = read(slice(0, 4), 64)
+    for row, tokens in enumerate(lengths):
+        mine = together[row, :tokens]
+        assert torch.equal(read(slice(row, row + 1), tokens)[0], mine)
+        keys, values = (part[row, :, :tokens].repeat_interleave(2, 0).double() for part in (key, value))
+        scores = query[row, :, :tokens].double() @ keys.mT * 0.3
+        hidden = torch.ones(tokens, tokens).triu(1).bool()
+        expected = (scores.masked_fill(hidden, float("-inf")).softmax(-1) @ values).transpose(0, 1)
+        off = 1e-5 if kind is torch.float32 else 2e-2
+        torch.testing.assert_close(mine.double(), expected, atol=off, rtol=off)
+
+
 def test_attention_over_a_shared_prefix_is_attention():
     """Against the definition, row by row, with rows that began at different columns."""
     torch.manual_seed(0)
@@ -121,7 +145,8 @@ def test_attention_over_a_shared_prefix_is_attention():
     prefix = torch.tensor([2, 0, 1, 1, 2, 0, 1])
     cache = PackedCache(seats=seats, entries=3, width=9)
     keys, values = torch.randn(2, 3, groups, 9, width)
-    Prefill(cache, 0).attend(0, torch.randn(3, heads, 9, width), keys, values, scaling=1.0, window=None, softcap=None)
+    passing, query = Prefill(cache, 0, prompts.tolist()), torch.randn(3, heads, 9, width)
+    passing.attend(0, query, keys, values, scaling=1.0, window=None, softcap=None)
     start = torch.tensor([0, 0, 2, 3, 0, 1, 4])
     added: list[list[tuple]] = [[] for _ in range(seats)]
     for step in range(6):

@@ -30,6 +30,8 @@ class Prefill:
     cache: PackedCache
     first: int
     """Entry of the first of them."""
+    lengths: Sequence[int]
+    """Tokens of each."""
     layers: set[int] = field(default_factory=set)
 
     def attend(
@@ -51,10 +53,14 @@ class Prefill:
         kept.write(self.first, 0, key, value)
         self.layers.add(layer)
         if softcap is None and (window is None or window >= length):
-            grouped = query.shape[1] != key.shape[1]
-            read = functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
-            )
+            options = {"is_causal": True, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+            if not query.is_cpu:
+                return functional.scaled_dot_product_attention(query, key, value, **options).transpose(1, 2)
+            # One after another, so that nothing depends on how long the others are.
+            read = torch.zeros_like(query)
+            for row, tokens in enumerate(self.lengths):
+                part = (slice(row, row + 1), slice(None), slice(tokens))
+                read[part] = functional.scaled_dot_product_attention(query[part], key[part], value[part], **options)
             return read.transpose(1, 2)
         group = query.shape[1] // key.shape[1]
         scores = query.unflatten(1, (-1, group)) @ key[:, :, None].transpose(-1, -2)

@@ -120,7 +120,7 @@ class Prefixes:
         padded = [list(prefix.ids) + [self._model.pad_id] * (width - len(prefix.ids)) for prefix in batch]
         columns = torch.arange(width, device=device).expand(len(batch), -1)
         specs = [self._specs[prefix.spec] for prefix in batch]
-        passing = Prefill(self._cache, len(self._entries))
+        passing = Prefill(self._cache, len(self._entries), [len(prefix.ids) for prefix in batch])
         with self._edits.apart(len(batch)):
             real = torch.where(columns < lengths[:, None], columns, NOWHERE)
             prompts = torch.tensor([prefix.prompt for prefix in batch], device=device)
