@@ -1,10 +1,10 @@
 """What this machine could do at best: measured arithmetic and memory bandwidth, and the least time they allow.
 
 A decode step of R rows must multiply R vectors with every weight matrix, and read the weights and the rows' key-value
-cache. Its least time is the larger of (a) the multiplications at the rate that PyTorch reaches on the model's own shapes
-with R rows and (b) those bytes at the bandwidth of reading an array larger than the caches. Each prompt is counted
-once, at the arithmetic rate of 256 rows, with one unembedding. Left out, so the limit is below what is possible:
-attention's own arithmetic, norms, sampling, interventions.
+cache. Its least time is the larger of (a) the multiplications at the rate that PyTorch reaches on the model's own
+shapes with R rows and (b) those bytes at the bandwidth of reading an array larger than the caches. Each prompt is
+counted once, at the arithmetic rate of 256 rows, with one unembedding. Left out, so the limit is below what is
+possible: attention's own arithmetic, norms, sampling, interventions.
 
 PyTorch's rate is that of the quicker one of two arrangements: `torch.nn.functional.linear`, and the product with the
 weights as the left matrix, which is up to twice as quick in bfloat16 (see `linears` of the engine). `by_linear` is the

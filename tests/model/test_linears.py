@@ -43,7 +43,7 @@ def close(found, layer, given):
     inputs=st.integers(1, 90),
     outputs=st.integers(1, 150),
     bias=st.booleans(),
-    at_once=st.sampled_from([1, 3000, 2**19]),
+    at_once=st.sampled_from([1, 3000, 2**20]),
 )
 @torch.inference_mode()
 def test_it_is_the_product_rounded_once(rows, inputs, outputs, bias, at_once):
@@ -69,7 +69,14 @@ def test_the_weights_are_those_of_the_layer():
     linear = Linear.of(layer)
     assert linear.weight.data_ptr() == layer.weight.data_ptr()
     layer.weight.zero_()
-    assert torch.equal(linear(torch.randn(3, 16).bfloat16()), layer.bias.expand(3, -1))
+    given = torch.randn(3, 16).bfloat16()
+    assert torch.equal(linear(given), layer.bias.expand(3, -1))
+    layer.weight = nn.Parameter(torch.eye(32, 16).bfloat16(), requires_grad=False)
+    layer.bias = None
+    assert torch.equal(linear(given)[:, :16], given)
+    layer.weight = nn.Parameter(layer.weight.float(), requires_grad=False)
+    with pytest.raises(RuntimeError, match="dtype"):
+        linear(given)
 
 
 class Larger(nn.Linear):
@@ -87,6 +94,13 @@ def test_other_layers_are_left_alone(monkeypatch):
     changed = layer_of(8, 8)
     changed.forward = lambda given: given
     assert Linear.of(changed) is None
+    with monkeypatch.context() as everywhere:
+        everywhere.setattr(nn.Linear, "forward", lambda _, given: given)
+        assert Linear.of(layer_of(8, 8)) is None
+    computed = layer_of(8, 8)
+    weight = computed._parameters.pop("weight")
+    computed.weight = weight.data  # as a hook of `weight_norm` does
+    assert Linear.of(computed) is None
     monkeypatch.setattr(linears, "multiplies_bfloat16", lambda: False)
     assert Linear.of(layer_of(8, 8)) is None
 

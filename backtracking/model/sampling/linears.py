@@ -6,7 +6,7 @@ what is found has the rows side by side; it is turned where somebody is to see i
 what a row gives depends less on how many others there are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,17 @@ from backtracking.model.loading import multiplies_bfloat16
 from backtracking.model.sampling.compiled import serves
 from backtracking.model.sampling.fused import upright
 
-_AT_ONCE = 2**19
+_AT_ONCE = 2**20
 """Numbers found before they are turned: few enough to stay in the processor's cache."""
 _GRAIN = 64
 """What the numbers found of a row at once are a multiple of."""
+_FORWARD = nn.Linear.forward
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether it is a linear layer that nobody has changed, with a weight that it keeps."""
+    own = type(layer) is nn.Linear and type(layer).forward is _FORWARD and "forward" not in layer.__dict__
+    return own and layer._parameters.get("weight") is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,24 +36,36 @@ class Linear:
 
     before: Callable[..., Tensor]
     """Its own."""
-    weight: Float[Tensor, "out d"]
-    bias: Float[Tensor, " out"] | None
+    parameters: Mapping[str, Tensor | None]
+    """The layer's, as they are at every call."""
 
     @classmethod
     def of(cls, layer: nn.Module) -> "Linear | None":
         """The forward of a linear layer in bfloat16, where the processor has instructions for it."""
-        if type(layer) is not nn.Linear or "forward" in layer.__dict__:
+        if not is_plain(layer):
             return None
-        weight, bias = layer.weight, layer.bias
+        found = cls(layer.forward, layer._parameters)
+        return found if multiplies_bfloat16() and found.serves else None
+
+    @property
+    def weight(self) -> Float[Tensor, "out d"]:
+        """Of the layer."""
+        weight = self.parameters["weight"]
+        assert weight is not None
+        return weight
+
+    @property
+    def serves(self) -> bool:
+        """Whether the layer is one in bfloat16 on a CPU."""
+        weight, bias = self.weight, self.parameters["bias"]
         half = weight.dtype is torch.bfloat16 and (bias is None or bias.dtype is torch.bfloat16)
-        if not half or not weight.is_contiguous() or not serves(weight, torch.bfloat16) or not multiplies_bfloat16():
-            return None
-        return cls(layer.forward, weight, bias)
+        return half and weight.is_contiguous() and serves(weight, torch.bfloat16)
 
     def takes(self, given: Tensor) -> bool:
         """Whether that can be multiplied this way."""
-        alike = given.dtype is self.weight.dtype and given.shape[-1] == self.weight.shape[1] and given.numel() > 0
-        return alike and serves(given, torch.bfloat16)
+        weight = self.weight
+        alike = given.dtype is weight.dtype and given.shape[-1] == weight.shape[1] and given.numel() > 0
+        return alike and serves(given, torch.bfloat16) and self.serves
 
     def __call__(self, *given: Tensor, **named: Tensor) -> Tensor:
         """What the layer gives."""
@@ -58,17 +77,17 @@ class Linear:
 
     def lying(self, rows: Float[Tensor, "row d"]) -> Float[Tensor, "out row"]:
         """What the layer gives of some rows, as it is found."""
-        return _product(self.weight, self.bias, rows.t())
+        return _product(self.weight, self.parameters["bias"], rows.t())
 
     def of_lying(self, lying: Float[Tensor, "d row"]) -> Float[Tensor, "row out"]:
         """What the layer gives of what lies like that."""
-        out, rows = len(self.weight), lying.shape[1]
+        weight, bias = self.weight, self.parameters["bias"]
+        out, rows = len(weight), lying.shape[1]
         found = lying.new_empty(rows, out)
         step = max(_AT_ONCE // rows // _GRAIN, 1) * _GRAIN
         for first in range(0, out, step):
             part = slice(first, first + step)
-            bias = None if self.bias is None else self.bias[part]
-            upright(_product(self.weight[part], bias, lying), found, first)
+            upright(_product(weight[part], None if bias is None else bias[part], lying), found, first)
         return found
 
 

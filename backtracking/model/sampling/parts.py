@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from torch.nn.modules import module as modules
 
 from backtracking.model.sampling.compiled import serves
-from backtracking.model.sampling.linears import Linear
+from backtracking.model.sampling.linears import Linear, is_plain
 
 Forward = Callable[..., Any]
 ROTARY = "apply_rotary_pos_emb"
@@ -64,10 +64,14 @@ def plainly(part: nn.Module) -> Callable[..., Any]:
 
 def product(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     """A linear layer, without the way through its module where nothing is hooked on it."""
-    if type(layer) is not nn.Linear or "forward" in layer.__dict__:
+    if not is_plain(layer):
         return layer
-    weight, bias = layer.weight, layer.bias
-    direct = Linear.of(layer) or (lambda given: linear(given, weight, bias))
+    parameters = layer._parameters
+
+    def multiply(given: Tensor) -> Tensor:
+        return linear(given, parameters["weight"], parameters["bias"])  # pyright: ignore[reportArgumentType]
+
+    direct = Linear.of(layer) or multiply
     return lambda given: layer(given) if hooked(layer) else direct(given)
 
 
