@@ -56,7 +56,7 @@ def sample(
         seed: Of all randomness.
         variant: Name of the formatting variant.
         rows: Rows decoded together at most, by default as many as pay and fit. In float32 it changes
-            speed and memory only; in bfloat16 rounding differs between batches, and `rows=1` is the
+            speed and memory only; in bfloat16 rounding can differ between batches, and `rows=1` is the
             strict mode in which a row does not depend on any other.
         engine: `"packed"`; `"graphed"`, the same with the pass of a step as a CUDA graph where rows stay the same (not
             yet tried on a GPU); or `"bridge"`: slow, but for every architecture the bridge runs.
