@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import silu
 
 from backtracking.model.sampling import blocks, linears
-from backtracking.model.sampling.fused import upright
+from backtracking.model.sampling.fused import gated, upright
 from backtracking.model.sampling.linears import Linear
 from backtracking.model.sampling.replaced import Replaced
 from tests.tiny import tiny_hf
@@ -19,8 +19,9 @@ STEP = 2.0**-8
 
 @pytest.fixture(autouse=True)
 def processor(monkeypatch):
-    """One with instructions for bfloat16."""
+    """One with instructions for bfloat16, for which every layer is large enough."""
     monkeypatch.setattr(linears, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(linears, "_LEAST", 0)
 
 
 def layer_of(inputs, outputs, *, bias=False, kind=torch.bfloat16):
@@ -51,6 +52,7 @@ def test_it_is_the_product_rounded_once(rows, inputs, outputs, bias, at_once):
     with pytest.MonkeyPatch.context() as changed:
         changed.setattr(linears, "_AT_ONCE", at_once)
         changed.setattr(linears, "multiplies_bfloat16", lambda: True)
+        changed.setattr(linears, "_LEAST", 0)
         close(Linear.of(layer)(found), layer, found)
         close(Linear.of(layer)(input=found.transpose(0, 1)), layer, found.transpose(0, 1))
 
@@ -79,6 +81,10 @@ def test_the_weights_are_those_of_the_layer():
         linear(given)
 
 
+class Quantized(torch.Tensor):
+    """Numbers that may know no other product than `linear`."""
+
+
 class Larger(nn.Linear):
     """Somebody's own."""
 
@@ -101,8 +107,18 @@ def test_other_layers_are_left_alone(monkeypatch):
     weight = computed._parameters.pop("weight")
     computed.weight = weight.data  # as a hook of `weight_norm` does
     assert Linear.of(computed) is None
-    monkeypatch.setattr(linears, "multiplies_bfloat16", lambda: False)
+    with monkeypatch.context() as other:
+        other.setattr(linears, "multiplies_bfloat16", lambda: False)
+        assert Linear.of(layer_of(8, 8)) is None
+    biased = layer_of(8, 8, bias=True)
+    nn.utils.weight_norm(biased, "bias", dim=None)
+    assert Linear.of(biased) is None
+    quantized = layer_of(8, 8)
+    quantized.weight = nn.Parameter(quantized.weight.data.as_subclass(Quantized), requires_grad=False)
+    assert Linear.of(quantized) is None
+    monkeypatch.setattr(linears, "_LEAST", 65)
     assert Linear.of(layer_of(8, 8)) is None
+    assert Linear.of(layer_of(8, 9)) is not None
 
 
 @torch.inference_mode()
@@ -116,6 +132,35 @@ def test_what_it_does_not_take_goes_the_layers_own_way():
         with pytest.raises(RuntimeError) as found:
             linear(wrong)
         assert str(found.value) == str(own.value)
+
+
+@torch.inference_mode()
+def test_under_autocast_a_layer_goes_its_own_way():
+    layer, given = layer_of(8, 8), torch.randn(3, 8).bfloat16()
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert Linear.of(layer)(given).dtype is layer(given).dtype is torch.float16
+
+
+@torch.inference_mode()
+def test_an_mlp_takes_no_rows_and_refuses_what_it_refused():
+    mlp = tiny_hf("llama").bfloat16().model.layers[0].mlp
+    width, short = mlp.down_proj.out_features, blocks.mlp_shortened(mlp, True)
+    assert short(torch.zeros(0, 1, width).bfloat16()).shape == (0, 1, width)
+    for wrong in (torch.zeros(2, 1, width), torch.zeros(2, 1, width + 1).bfloat16()):
+        with pytest.raises(RuntimeError):
+            mlp(wrong)
+        with pytest.raises(RuntimeError):
+            short(wrong)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_gate_is_the_same_in_a_vector_and_behind_the_last_one(kind):
+    """Also where e to its power is cut off."""
+    gates = torch.cat([torch.linspace(-110, 110, 997), torch.tensor([float("-inf"), -1e38, float("inf")])]).to(kind)
+    alone = torch.cat([gated(one[None], torch.ones(1, 1, dtype=kind))[0] for one in gates.split(1)])
+    together = gated(gates.repeat(1, 2)[:, :1008], torch.ones(1, 1008, dtype=kind))[0, :1000]
+    torch.testing.assert_close(alone, together, rtol=1e-5 if kind is torch.float32 else 0, atol=0)
 
 
 @torch.inference_mode()

@@ -115,10 +115,11 @@ def test_an_architecture_it_cannot_run_is_refused_with_the_reason(problems):
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_a_prompt_attends_to_itself_as_it_does_alone(kind):
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (8, None), (64, None), (None, 0.7), (8, 0.7)])
+def test_a_prompt_attends_to_itself_as_it_does_alone(kind, window, softcap):
     """To the last bit, whatever stands beside it, and as the definition says."""
     torch.manual_seed(0)
-    lengths, options = [37, 5, 64, 1], {"scaling": 0.3, "window": None, "softcap": None}
+    lengths, options = [37, 5, 64, 1], {"scaling": 0.3, "window": window, "softcap": softcap}
     query, key, value = (torch.randn(4, heads, 64, 16).to(kind) for heads in (4, 2, 2))
 
     def read(rows, longest):
@@ -132,7 +133,8 @@ def test_a_prompt_attends_to_itself_as_it_does_alone(kind):
         assert torch.equal(read(slice(row, row + 1), tokens)[0], mine)
         keys, values = (part[row, :, :tokens].repeat_interleave(2, 0).double() for part in (key, value))
         scores = query[row, :, :tokens].double() @ keys.mT * 0.3
-        hidden = torch.ones(tokens, tokens).triu(1).bool()
+        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+        hidden = torch.ones(tokens, tokens).triu(1).bool() | torch.ones(tokens, tokens).tril(-(window or 99)).bool()
         expected = (scores.masked_fill(hidden, float("-inf")).softmax(-1) @ values).transpose(0, 1)
         off = 1e-5 if kind is torch.float32 else 2e-2
         torch.testing.assert_close(mine.double(), expected, atol=off, rtol=off)

@@ -147,7 +147,9 @@ def _all_lying(*projections: nn.Module) -> tuple[Linear, Linear, Linear] | None:
 def _through(hidden: Tensor, gate: Linear, up: Linear, down: Linear) -> Tensor:
     """`down(silu(gate(x)) * up(x))`."""
     rows = hidden.reshape(-1, hidden.shape[-1])
-    return down.of_lying(gated(gate.lying(rows), up.lying(rows))).view(*hidden.shape[:-1], -1)
+    # Gates are cut into vectors as if they were not lying, so that each goes the same way, however many rows there are.
+    lying = (each.lying(rows).view(len(rows), -1) for each in (gate, up))
+    return down.of_lying(gated(*lying).view(-1, len(rows))).view(*hidden.shape[:-1], -1)
 
 
 def mlp_shortened(mlp: nn.Module, _: bool) -> Forward:

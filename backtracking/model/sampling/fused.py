@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from backtracking.model.sampling.compiled import LANES, bits, compiled, over_rows, tensor_of
+from backtracking.model.sampling.compiled import LANES, LEAST, bits, compiled, over_rows, tensor_of
 from backtracking.model.sampling.registers import copy, gates, keep, read, transpose
 
 _ONE, _NONE, _LANES, _0 = np.float32(1), np.float32(0), np.uint64(LANES), np.uint64(0)
@@ -192,7 +192,8 @@ def _gate(first: int, last: int, gate: Any, up: Any, found: Any) -> None:
         for i in range(vectors * _LANES, width):
             at = np.uint64(row) * width + i
             number = read(flat_gate, at)
-            keep(flat, at, number / (_ONE + np.exp(-number)) * read(flat_up, at))
+            number = LEAST if -np.inf < number < LEAST else number  # as in the vectors
+            keep(flat, at, number / (_ONE + np.exp(min(-number, -LEAST))) * read(flat_up, at))
 
 
 @compiled

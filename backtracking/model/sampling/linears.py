@@ -1,4 +1,4 @@
-"""Linear layers in bfloat16 on a CPU, with the weights as the left one of the two matrices.
+"""Large linear layers in bfloat16 on a CPU, with the weights as the left one of the two matrices.
 
 oneDNN brings the right matrix of a product into an order of its own, anew in every call. `linear` has the weights
 there, and for the few rows of a step that costs up to as much as the product itself. Here the rows stand there, so
@@ -21,13 +21,17 @@ _AT_ONCE = 2**20
 """Numbers found before they are turned: few enough to stay in the processor's cache."""
 _GRAIN = 64
 """What the numbers found of a row at once are a multiple of."""
+_LEAST = 2**17
+"""Weights of a layer from which on that pays: a smaller one takes little longer than starting the operations."""
 _FORWARD = nn.Linear.forward
+_KINDS = (Tensor, nn.Parameter, type(None))
+"""Of weights; others may know no product but `linear`, as quantized ones."""
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether it is a linear layer that nobody has changed, with a weight that it keeps."""
+    """Whether it is a linear layer that nobody has changed, with a weight and a bias, or none, that it keeps."""
     own = type(layer) is nn.Linear and type(layer).forward is _FORWARD and "forward" not in layer.__dict__
-    return own and layer._parameters.get("weight") is not None
+    return own and layer._parameters.get("weight") is not None and "bias" in layer._parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,7 @@ class Linear:
 
     @classmethod
     def of(cls, layer: nn.Module) -> "Linear | None":
-        """The forward of a linear layer in bfloat16, where the processor has instructions for it."""
+        """The forward of a large linear layer in bfloat16, where the processor has instructions for it."""
         if not is_plain(layer):
             return None
         found = cls(layer.forward, layer._parameters)
@@ -56,15 +60,18 @@ class Linear:
 
     @property
     def serves(self) -> bool:
-        """Whether the layer is one in bfloat16 on a CPU."""
+        """Whether the layer is a large one in bfloat16 on a CPU."""
         weight, bias = self.weight, self.parameters["bias"]
         half = weight.dtype is torch.bfloat16 and (bias is None or bias.dtype is torch.bfloat16)
-        return half and weight.is_contiguous() and serves(weight, torch.bfloat16)
+        half = half and all(type(each) in _KINDS for each in (weight, bias))
+        return half and weight.numel() >= _LEAST and weight.is_contiguous() and serves(weight, torch.bfloat16)
 
     def takes(self, given: Tensor) -> bool:
         """Whether that can be multiplied this way."""
         weight = self.weight
-        alike = given.dtype is weight.dtype and given.shape[-1] == weight.shape[1] and given.numel() > 0
+        if given.dtype is not weight.dtype or not given.ndim or torch.is_autocast_enabled("cpu"):
+            return False
+        alike = given.shape[-1] == weight.shape[1] and given.numel() > 0
         return alike and serves(given, torch.bfloat16) and self.serves
 
     def __call__(self, *given: Tensor, **named: Tensor) -> Tensor:

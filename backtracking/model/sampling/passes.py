@@ -46,30 +46,47 @@ class Prefill:
         softcap: float | None,
     ) -> Tensor:
         """Causal attention within the prompts; padding stands behind what is real."""
-        cache, length = self.cache, key.shape[2]
+        cache = self.cache
         if layer not in cache.prefixes:
             cache.prefixes[layer] = KeyValues.room(cache.entries, cache.width, key)
         kept = cache.prefixes[layer]
         kept.write(self.first, 0, key, value)
         self.layers.add(layer)
-        if softcap is None and (window is None or window >= length):
-            options = {"is_causal": True, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
-            if not query.is_cpu:
-                return functional.scaled_dot_product_attention(query, key, value, **options).transpose(1, 2)
-            # One after another, so that nothing depends on how long the others are.
-            read = torch.zeros_like(query)
-            for row, tokens in enumerate(self.lengths):
-                part = (slice(row, row + 1), slice(None), slice(tokens))
-                read[part] = functional.scaled_dot_product_attention(query[part], key[part], value[part], **options)
-            return read.transpose(1, 2)
-        group = query.shape[1] // key.shape[1]
-        scores = query.unflatten(1, (-1, group)) @ key[:, :, None].transpose(-1, -2)
-        scores = softcapped(scores.float() * scaling, softcap)
-        back = torch.arange(length, device=key.device)
-        back = back[:, None] - back
-        hidden = (back < 0) | (back >= (window or length))
-        weights = scores.masked_fill_(hidden, float("-inf")).softmax(-1).to(query.dtype)
-        return (weights @ value[:, :, None]).flatten(1, 2).transpose(1, 2)
+        options = {"scaling": scaling, "window": window, "softcap": softcap}
+        if not query.is_cpu:
+            return _causal(query, key, value, **options).transpose(1, 2)
+        # One after another, so that nothing depends on how long the others are.
+        read = torch.zeros_like(query)
+        for row, tokens in enumerate(self.lengths):
+            part = (slice(row, row + 1), slice(None), slice(tokens))
+            read[part] = _causal(query[part], key[part], value[part], **options)
+        return read.transpose(1, 2)
+
+
+def _causal(
+    query: Float[Tensor, "row head pos d_head"],
+    key: Float[Tensor, "row kv_head pos d_head"],
+    value: Float[Tensor, "row kv_head pos d_head"],
+    *,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+) -> Float[Tensor, "row head pos d_head"]:
+    """What each position reads of itself and those before it."""
+    length = key.shape[2]
+    if softcap is None and (window is None or window >= length):
+        grouped = query.shape[1] != key.shape[1]
+        return functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+    group = query.shape[1] // key.shape[1]
+    scores = query.unflatten(1, (-1, group)) @ key[:, :, None].transpose(-1, -2)
+    scores = softcapped(scores.float() * scaling, softcap)
+    back = torch.arange(length, device=key.device)
+    back = back[:, None] - back
+    hidden = (back < 0) | (back >= (window or length))
+    weights = scores.masked_fill_(hidden, float("-inf")).softmax(-1).to(query.dtype)
+    return (weights @ value[:, :, None]).flatten(1, 2)
 
 
 @dataclass
