@@ -18,7 +18,7 @@ share of the limit is that of the first.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,7 +30,6 @@ from transformers import PreTrainedModel
 from backtracking.core.completions import Completion
 
 ARRAY_BYTES = 1 << 29
-ROWS = (32, 128)
 PROMPT_ROWS = 256
 
 
@@ -69,8 +68,8 @@ def limits(module: PreTrainedModel, done: Sequence[Completion], seconds: float) 
     """The least time for these completions at several row counts, and its share of the time taken."""
     shapes = shapes_of(module)
     bandwidth = read_bandwidth()
-    counts = sorted({*(rows for rows in ROWS if rows < len(done)), len(done)})
-    measured = {rows: rates(shapes, rows, module.dtype) for rows in (*counts, PROMPT_ROWS)}
+    counts = [*(rows for exponent in range(20) if (rows := 2**exponent) < len(done)), len(done)]
+    measured = {rows: rates(shapes, rows, module.dtype) for rows in sorted({*counts, PROMPT_ROWS})}
     prompts = {completion.problem_id: len(completion.prompt_ids) for completion in done}
     wide, narrow = shapes.matrices[-1]
     multiplied = (shapes.weights - wide * narrow) * sum(prompts.values()) + wide * narrow * len(prompts)
@@ -97,28 +96,33 @@ def limits(module: PreTrainedModel, done: Sequence[Completion], seconds: float) 
         "share_of_limit": (prefill + best["seconds"]) / seconds,
         "flops_by_arrangement": measured,
         "by_linear": {"limit_seconds": of_linear, "share_of_limit": of_linear / seconds},
-        "in_sequence": in_sequence(shapes, done, module.dtype, bandwidth, prefill=prefill, seconds=seconds),
+        "in_sequence": in_sequence(shapes, done, measured, bandwidth, prefill=prefill, seconds=seconds),
         "rule": "per row count: max(arithmetic, memory); the least over row counts, plus the prompts once each",
     }
 
 
 def in_sequence(
-    shapes: Shapes, done: Sequence[Completion], dtype: torch.dtype, bandwidth: float, *, prefill: float, seconds: float
+    shapes: Shapes,
+    done: Sequence[Completion],
+    measured: Mapping[int, Mapping[str, float]],
+    bandwidth: float,
+    *,
+    prefill: float,
+    seconds: float,
 ) -> dict[str, Any]:
     """The least time if all rows start at once, step after step with the rows that are left."""
     fed = np.array([len(completion.ids) - 1 for completion in done])
     prompts = np.array([len(completion.prompt_ids) for completion in done])
-    grid = [1, *(rows for exponent in range(1, 20) if (rows := 2**exponent) < len(done)), len(done)]
-    measured = {rows: 2 * shapes.weights * rows / max(rates(shapes, rows, dtype).values()) for rows in grid}
+    steps = {rows: 2 * shapes.weights * rows / max(found.values()) for rows, found in measured.items()}
     least = 0.0
     for step in range(int(fed.max())):
         left = fed > step
-        arithmetic = float(np.interp(left.sum(), list(measured), list(measured.values())))
+        arithmetic = float(np.interp(left.sum(), list(steps), list(steps.values())))
         positions = int((prompts[left] + step + 1).sum())
         memory = (shapes.weights * shapes.bytes_per_weight + positions * shapes.cache_bytes) / bandwidth
         least += max(arithmetic, memory)
     return {
-        "seconds_of_a_step_by_rows": measured,
+        "seconds_of_a_step_by_rows": steps,
         "limit_seconds": prefill + least,
         "share_of_limit": (prefill + least) / seconds,
     }
