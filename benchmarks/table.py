@@ -23,31 +23,17 @@ def sampling_table(result: dict[str, Any]) -> str:
     return _table(heading, "useful tokens/s", result) + (
         f"\n\nThe engine takes {_short(limit['engine_seconds'])} s; by measured arithmetic and bandwidth the least is "
         f"{_short(limit['limit_seconds'])} s ({bound}): {limit['share_of_limit']:.0%} of the limit."
-        + _of_steps(limit)
-        + _by_linear(limit)
+        + _beside(limit, "in_sequence", "With the rows that are left in each step it is")
+        + _beside(limit, "by_linear", "At the rate of `torch.nn.functional.linear` alone the least is")
     )
 
 
-def _of_steps(limit: dict[str, Any]) -> str:
-    """The limit of the steps that the work has, where a result tells it."""
-    if "in_sequence" not in limit:
+def _beside(limit: dict[str, Any], name: str, least: str) -> str:
+    """A limit of another kind, where a result tells it."""
+    if name not in limit:
         return ""
-    steps = limit["in_sequence"]
-    return (
-        f" With the rows that are left in each step it is {_short(steps['limit_seconds'])} s: "
-        f"{steps['share_of_limit']:.0%} of that."
-    )
-
-
-def _by_linear(limit: dict[str, Any]) -> str:
-    """The limit by `linear` alone, where a result tells it."""
-    if "by_linear" not in limit:
-        return ""
-    alone = limit["by_linear"]
-    return (
-        f" At the rate of `torch.nn.functional.linear` alone the least is {_short(alone['limit_seconds'])} s: "
-        f"{alone['share_of_limit']:.0%} of that."
-    )
+    found = limit[name]
+    return f" {least} {_short(found['limit_seconds'])} s: {found['share_of_limit']:.0%} of that."
 
 
 def scan_table(result: dict[str, Any]) -> str:

@@ -48,17 +48,18 @@ def close(found, layer, given):
 )
 @torch.inference_mode()
 def test_it_is_the_product_rounded_once(rows, inputs, outputs, bias, at_once):
-    layer, found = layer_of(inputs, outputs, bias=bias), torch.randn(rows, 1, inputs).bfloat16()
+    layer, rows_in = layer_of(inputs, outputs, bias=bias), torch.randn(rows, 1, inputs).bfloat16()
     with pytest.MonkeyPatch.context() as changed:
         changed.setattr(linears, "_AT_ONCE", at_once)
         changed.setattr(linears, "multiplies_bfloat16", lambda: True)
         changed.setattr(linears, "_LEAST", 0)
-        close(Linear.of(layer)(found), layer, found)
-        close(Linear.of(layer)(input=found.transpose(0, 1)), layer, found.transpose(0, 1))
+        for each in (rows_in, rows_in.transpose(0, 1)):
+            close(Linear.of(layer)(input=each), layer, each)
+            close(Linear.of(layer)(each), layer, each)
 
 
 @torch.inference_mode()
-def test_what_is_found_lying_is_the_same(monkeypatch):
+def test_what_is_found_lying_is_the_same():
     layer, rows = layer_of(48, 40, bias=True), torch.randn(21, 48).bfloat16()
     linear = Linear.of(layer)
     assert torch.equal(linear.lying(rows).t(), linear(rows))

@@ -1,7 +1,7 @@
 """Parts of a model that are replaced while the packed engine runs it on a CPU.
 
 Which modules have such parts is not read from a table of architectures: a part is run on numbers of ours, and replaced
-where it gives what the definition gives. Hooks see what they saw before.
+where it gives what the definition gives; a linear layer is known by its class. Hooks see what they saw before.
 """
 
 import inspect
