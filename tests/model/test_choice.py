@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 from transformers import TopPLogitsWarper
 
+from backtracking.model.sampling import choice
 from backtracking.model.sampling.choice import choose, nucleus
 from backtracking.model.sampling.noise import gumbel, row_key
 
@@ -40,18 +41,38 @@ def test_noise_belongs_to_the_token_not_to_its_place():
     assert torch.equal(gumbel(keys.flip(0), positions.flip(0), tokens.flip(0)).flip(0), forward)
 
 
-@pytest.mark.parametrize("vocabulary", [10, 300])
+@pytest.mark.parametrize("candidates", [4, 10, 300])
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("sharpness", [0.1, 1.0, 5.0])
-def test_the_nucleus_is_hugging_faces(vocabulary, top_p, sharpness):
+def test_the_nucleus_is_hugging_faces_or_not_settled(candidates, top_p, sharpness):
     torch.manual_seed(0)
-    logits = sharpness * torch.randn(20, vocabulary).double()
-    expected = torch.isfinite(TopPLogitsWarper(top_p)(torch.zeros(20, 1).long(), logits))
-    values, tokens = nucleus(logits.log_softmax(-1), top_p)
-    found = torch.zeros_like(expected)
+    logits = sharpness * torch.randn(20, max(candidates, 30)).double()
+    logits[:, 7] = logits[:, 3]
+    warped = torch.isfinite(TopPLogitsWarper(top_p)(torch.zeros(20, 1).long(), logits / 0.8))
+    values, tokens, settled = nucleus(logits, 0.8, (logits / 0.8).logsumexp(-1), top_p, candidates)
+    found = torch.zeros_like(warped)
     rows, places = torch.isfinite(values).nonzero(as_tuple=True)
     found[rows, tokens[rows, places]] = True
-    assert torch.equal(found, expected)
+    equal = logits[:, [3]] == logits  # of two equals at the end of it one may be outside
+    assert ((found == warped) | equal)[settled].all()
+    assert (found.sum(1) == warped.sum(1))[settled].all()
+    assert settled.all() or candidates < logits.shape[1]
+    assert (found.sum(1) <= warped.sum(1)).all()
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 1.0])
+@pytest.mark.parametrize("at_once", [1, 2000, 2**26])
+def test_what_a_row_takes_does_not_depend_on_how_many_are_worked_on_at_once(top_p, at_once, monkeypatch):
+    """Wide rows beside narrow ones: of some the nucleus is one token, of others most of the vocabulary."""
+    torch.manual_seed(1)
+    logits = (torch.tensor([0.01, 0.5, 3.0, 30.0]).repeat(5)[:, None] * torch.randn(20, 600)).double()
+    keys, positions = torch.arange(20) * 7919, torch.arange(20)
+    options = {"temperature": 0.7, "top_p": top_p}
+    expected = choose(logits, **options, keys=keys, positions=positions)
+    monkeypatch.setattr(choice, "CACHED", at_once)
+    assert torch.equal(choose(logits, **options, keys=keys, positions=positions), expected)
+    alone = [choose(logits[[i]], **options, keys=keys[[i]], positions=positions[[i]]) for i in range(20)]
+    assert torch.equal(torch.cat(alone), expected)
 
 
 def test_greedy_ignores_noise_and_sampling_follows_probabilities():

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from backtracking.model.sampling import step_choice
@@ -11,8 +11,10 @@ from backtracking.model.sampling.compiled import serves
 from backtracking.model.sampling.noise import gumbel
 
 FIRST_CANDIDATES = 16
-AT_ONCE = 2**21
-"""Logits worked on at a time: few enough to stay in the processor's cache."""
+CACHED, AT_ONCE = 2**21, 2**25
+"""Logits worked on at a time: on a CPU few enough to stay in its cache, elsewhere few beside the memory."""
+WIDE, PER_CANDIDATE = 4, 16
+"""By how many times fewer where many candidates are looked at, of which each takes as much memory as some logits."""
 
 
 def choose(
@@ -25,7 +27,6 @@ def choose(
 ) -> Int[Tensor, " row"]:
     """The next token of each row: greedy at temperature 0, else sampled by the Gumbel-max rule.
 
-    Where one token alone holds the mass of the nucleus, it is chosen without further work.
     transformers' logits warpers are not used: they sort the whole vocabulary, which costs more than
     a layer of the model, and draw from a stream of noise that belongs to the batch.
 
@@ -44,22 +45,30 @@ def choose(
         tokens = step_choice.sampled(logits, **options)
         _check(bool((tokens != step_choice.BROKEN).all()))
         return tokens
-    best, tokens = _in_parts(lambda part: part.max(dim=-1), logits)
-    _check(bool(torch.isfinite(best).all()))
-    if temperature == 0:
-        return tokens
-    (share,) = _in_parts(lambda part, most: (_shares(part, most, temperature).sum(dim=-1),), logits, best)
-    open_rows = (share * top_p > 1).nonzero().flatten()
-    if not len(open_rows):
-        return tokens
-    some = logits if len(open_rows) == len(logits) else logits[open_rows]
-    total = best[open_rows].double() / temperature + share[open_rows].double().log()
-    values, candidates = _nucleus(some, temperature, total, top_p)
-    inside, place = torch.isfinite(values).nonzero(as_tuple=True)
-    rows = open_rows[inside]
-    noise = gumbel(keys[rows], positions[rows], candidates[inside, place][:, None])[:, 0]
-    noisy = values.index_put((inside, place), values[inside, place] + noise)
-    tokens[open_rows] = candidates.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1)
+    vocabulary = logits.shape[-1]
+    candidates = min(FIRST_CANDIDATES, vocabulary) if top_p < 1 else 0
+
+    def first(some: Tensor, keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        best, tokens = some.max(dim=-1)
+        if temperature == 0:
+            return torch.isfinite(best), tokens, best, torch.ones_like(tokens, dtype=torch.bool)
+        total = best.double() / temperature + _shares(some, best, temperature).sum(dim=-1).double().log()
+        if not candidates:
+            return torch.isfinite(best), tokens, total, torch.zeros_like(tokens, dtype=torch.bool)
+        return torch.isfinite(best), *_drawn(some, temperature, total, top_p, candidates, keys, positions)
+
+    finite, tokens, total, settled = _in_parts(first, logits.device, vocabulary, logits, keys, positions)
+    _check(bool(finite.all()))
+    left = (~settled).nonzero().flatten()
+    while len(left):
+        candidates = min(8 * candidates, vocabulary) if candidates else vocabulary
+
+        def wider(rows: Tensor, candidates: int = candidates) -> tuple[Tensor, Tensor, Tensor]:
+            return _drawn(logits[rows], temperature, total[rows], top_p, candidates, keys[rows], positions[rows])
+
+        size = (vocabulary + PER_CANDIDATE * candidates) * (WIDE if top_p < 1 else 1)
+        tokens[left], _, settled = _in_parts(wider, logits.device, size, left)
+        left = left[~settled]
     return tokens
 
 
@@ -68,76 +77,60 @@ def _check(finite: bool) -> None:
         raise FloatingPointError("the logits are not finite: an intervention broke the model, or it is broken itself")
 
 
+def _drawn(
+    logits: Tensor, temperature: float, total: Tensor, top_p: float, candidates: int, keys: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The token that each row takes of its nucleus, the totals, and whether that nucleus is sure to be whole."""
+    values, tokens, settled = nucleus(logits, temperature, total, top_p, candidates)
+    noisy = values.add_(gumbel(keys, positions, tokens))
+    return tokens.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1), total, settled
+
+
 def nucleus(
-    logits: Float[Tensor, "row vocab"], top_p: float
-) -> tuple[Float[Tensor, "row choice"], Int[Tensor, "row choice"]]:
+    logits: Float[Tensor, "row vocab"], temperature: float, total: Float[Tensor, " row"], top_p: float, candidates: int
+) -> tuple[Float[Tensor, "row choice"], Int[Tensor, "row choice"], Bool[Tensor, " row"]]:
     """The fewest most probable tokens that hold the mass `top_p`, as in Hugging Face's warper.
 
-    Of tokens with equal logits the one with the smaller id counts as more probable. Only as many
-    candidates are sorted as hold the mass, which is checked row by row.
+    Of tokens with equal logits the one with the smaller id counts as more probable.
 
     Args:
-        logits: Divided by the temperature.
+        logits: Of the next token.
+        temperature: Divides them.
+        total: Logarithm of the sum of what e gives to the power of the logits so divided.
         top_p: Mass of the nucleus.
+        candidates: The most probable tokens that are looked at.
 
     Returns:
-        Log-probabilities in float64, minus infinity outside the nucleus, and the tokens they belong to.
+        Log-probabilities in float64, minus infinity outside the nucleus; the tokens they belong to; for which rows it
+        is sure to be whole: the mass is reached before the least of the candidates, whose equals may have been left
+        out.
     """
-    return _nucleus(logits, 1.0, logits.logsumexp(dim=-1).double(), top_p)
-
-
-def _nucleus(logits: Tensor, temperature: float, total: Float[Tensor, " row"], top_p: float) -> tuple[Tensor, Tensor]:
-    """The nucleus at a temperature, given the logarithm of the sum of all shares."""
-    vocabulary = logits.shape[-1]
-    if top_p >= 1:
-        logprobs = logits.double() / temperature - total[:, None]
-        return logprobs, torch.arange(vocabulary, device=logits.device).expand_as(logits)
-    candidates = min(FIRST_CANDIDATES, vocabulary)
-    values, tokens, settled = _most_probable(logits, temperature, total, candidates, top_p)
-    while not bool(settled.all()):
-        candidates = min(8 * candidates, vocabulary)
-        left = (~settled).nonzero().flatten()
-        wider = candidates - values.shape[1]
-        values = torch.nn.functional.pad(values, (0, wider), value=float("-inf"))
-        tokens = torch.nn.functional.pad(tokens, (0, wider))
-        found = _most_probable(logits[left], temperature, total[left], candidates, top_p)
-        values[left], tokens[left], settled[left] = found
-    return values, tokens
-
-
-def _most_probable(
-    logits: Tensor, temperature: float, total: Tensor, candidates: int, top_p: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The nucleus among the most probable candidates, and for which rows it is sure to be whole.
-
-    It is sure where the mass is reached before the least of the candidates, whose equals may have
-    been left out.
-    """
-    values, tokens = _in_parts(lambda part: part.topk(candidates, dim=-1), logits)
+    everything = candidates == logits.shape[-1]
+    whole = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    if everything and top_p >= 1:
+        tokens = torch.arange(candidates, device=logits.device).expand_as(logits)
+        return logits.double() / temperature - total[:, None], tokens, whole
+    values, tokens = logits.topk(candidates, dim=-1)
     tokens, order = tokens.sort(dim=-1)
     values, again = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
     tokens = tokens.gather(1, again)
     logprobs = values.double() / temperature - total[:, None]
     mass = logprobs.exp()
-    before = mass.cumsum(dim=-1) - mass
-    inside = before < top_p
-    if candidates == logits.shape[-1]:
-        settled = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-    else:
-        settled = ~(inside & (values == values[:, -1:])).any(dim=-1)
-    return logprobs.masked_fill(~inside, float("-inf")), tokens, settled
+    outside = mass.cumsum(dim=-1) - mass >= top_p
+    settled = whole if everything else ~(~outside & (values == values[:, -1:])).any(dim=-1)
+    return logprobs.masked_fill_(outside, float("-inf")), tokens, settled
 
 
 def _shares(logits: Tensor, most: Tensor, temperature: float) -> Tensor:
     """Unnormalised probabilities: 1 for the most probable token."""
-    return (logits - most[:, None]).float().div_(temperature).exp_()
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return (logits - most.to(wide)[:, None]).div_(temperature).exp_()
 
 
-def _in_parts(what: Callable[..., Sequence[Tensor]], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The results for all rows, computed on a CPU for as many rows at a time as its cache holds."""
-    rows, vocabulary = tensors[0].shape
-    most = max(1, AT_ONCE // vocabulary) if tensors[0].device.type == "cpu" else rows
-    if rows <= most:
-        return tuple(what(*tensors))
-    parts = [what(*(tensor[start : start + most] for tensor in tensors)) for start in range(0, rows, most)]
-    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+def _in_parts(
+    what: Callable[..., Sequence[Tensor]], device: torch.device, size: int, *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    """The results for all rows, as many at a time as the memory for a row, `size` logits, allows."""
+    most = max(1, (CACHED if device.type == "cpu" else AT_ONCE) // size)
+    parts = [what(*part) for part in zip(*(tensor.split(most) for tensor in tensors), strict=True)]
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True)) if len(parts) > 1 else tuple(parts[0])

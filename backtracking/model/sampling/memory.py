@@ -7,8 +7,10 @@ import torch
 
 from backtracking.core.errors import InputError
 from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling.choice import AT_ONCE, PER_CANDIDATE, WIDE
 from backtracking.model.sampling.compiled import LANES
 from backtracking.model.sampling.packed_cache import BLOCK
+from backtracking.model.sampling.prefixes import tokens_at_once
 
 RESERVE = 0.1
 """Share of the free memory that is left to everything else."""
@@ -98,18 +100,39 @@ def _plan(model: HookedReasoner, rows: int, asked: int, prefixes: int, prompt: i
     kv_heads = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads)
     per_token = 2 * int(cfg.n_layers) * kv_heads * int(cfg.d_head) * size
     prompt, columns = -(-prompt // LANES) * LANES, -(-new // BLOCK) * BLOCK
-    scores = rows * int(cfg.n_heads) * (prompt + columns) * (2 * 4 + 2 * size)
-    wide = rows * (4 * int(cfg.d_mlp or 4 * cfg.d_model) + 8 * int(cfg.d_model)) * max(size, 4)
-    logits = rows * int(cfg.d_vocab) * (size + 1)
-    growth = rows * columns * per_token // int(cfg.n_layers)
+    of = _of_loops if model.device.type == "cpu" else _of_operations
     return MemoryPlan(
         rows=rows,
         asked=asked,
         sampled=rows * columns * per_token,
         prefixes=prefixes * prompt * per_token,
-        workspace=max(scores + growth, wide, logits) + LIBRARIES,
+        workspace=of(model, rows, prefixes, prompt, columns, per_token // int(cfg.n_layers)) + LIBRARIES,
         free=free,
     )
+
+
+def _of_loops(model: HookedReasoner, rows: int, _prefixes: int, prompt: int, columns: int, kept: int) -> int:
+    """What a step takes on a CPU, most of it done in compiled loops; `kept` is of a token in a layer's cache."""
+    cfg, size = model.cfg, model.dtype.itemsize
+    scores = rows * int(cfg.n_heads) * (prompt + columns) * (2 * 4 + 2 * size)
+    wide = rows * (4 * int(cfg.d_mlp or 4 * cfg.d_model) + 8 * int(cfg.d_model)) * max(size, 4)
+    logits = rows * int(cfg.d_vocab) * (size + 1)
+    return max(scores + rows * columns * kept, wide, logits)
+
+
+def _of_operations(model: HookedReasoner, rows: int, prefixes: int, prompt: int, columns: int, kept: int) -> int:
+    """What is held at once where every operation leaves its result in memory, as on a GPU."""
+    cfg, size, wide = model.cfg, model.dtype.itemsize, max(model.dtype.itemsize, 4)
+    d_model, d_mlp = int(cfg.d_model), int(cfg.d_mlp or 4 * cfg.d_model)
+    run = max(1, tokens_at_once(model.device) // prompt) * prompt
+    token = max(3 * d_mlp * size + 4 * d_model * size, 4 * d_model * (size + wide))  # of an MLP, or of a norm
+    prefill = min(run, prefixes * prompt) * token
+    scores = rows * int(cfg.n_heads) * (prompt + columns) * (2 * wide + 2 * size)
+    growth = rows * max(columns - BLOCK, 0) * kept  # a layer's room as it was, beside the wider one
+    everything = rows * int(cfg.d_vocab)
+    worked_on = max(min(everything, AT_ONCE), min(everything * (1 + PER_CANDIDATE), AT_ONCE // WIDE))
+    logits = everything * size + worked_on * wide
+    return max(prefill, rows * token, scores, growth, logits)
 
 
 def _fewer(rows: int) -> list[int]:

@@ -17,7 +17,8 @@ from backtracking.model.sampling.packed_cache import PackedCache, Packing
 from backtracking.model.sampling.passes import Prefill
 from backtracking.model.sampling.refusals import check_kept
 
-TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 65536}
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 2**14}
+"""Tokens of prompts that are run together: enough to use the device, few beside the rows of a batch."""
 AHEAD = 16
 """Prompts that may be run before there is a seat for their rows."""
 
@@ -73,7 +74,7 @@ class Prefixes:
     def run_next(self) -> Sequence[Prefix]:
         """Run the next prompts in order, as many as fit; return those that ran, in the order of the pass."""
         width = len(self._to_run[0].ids)
-        most = max(1, TOKENS_AT_ONCE.get(self._model.device.type, 4096) // width)
+        most = max(1, tokens_at_once(self._model.device) // width)
         count = min(most, self._cache.entries - len(self._entries))
         batch, self._to_run = self._to_run[:count], self._to_run[count:]
         logits = self._forward(batch)
@@ -125,14 +126,46 @@ class Prefixes:
             real = torch.where(columns < lengths[:, None], columns, NOWHERE)
             prompts = torch.tensor([prefix.prompt for prefix in batch], device=device)
             self._edits.bind(torch.tensor(specs, device=device), real, prompts)
-            ends = torch.unique(lengths - 1)
-            logits = forward(self._model, torch.tensor(padded, device=device), columns, passing, keep=ends)
-            rows = torch.arange(len(batch), device=device)
-            counted = self._edits.counted(rows, specs)
+            logits = _logits_at(self._model, torch.tensor(padded, device=device), columns, passing, lengths - 1)
+            counted = self._edits.counted(torch.arange(len(batch), device=device), specs)
         check_kept(self._model, len(passing.layers))
         for prefix, tally in zip(batch, counted, strict=True):
             self._tallies[prefix] = tally
-        return logits[rows, torch.searchsorted(ends, lengths - 1)]
+        return logits
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """How many tokens of prompts are run together."""
+    return TOKENS_AT_ONCE.get(device.type, 4096)
+
+
+def _logits_at(
+    model: HookedReasoner,
+    ids: Int[Tensor, "row pos"],
+    positions: Int[Tensor, "row pos"],
+    passing: Any,
+    column: Int[Tensor, " row"],
+) -> Float[Tensor, "row vocab"]:
+    """Logits of each row at a column of its own, and no others: a vocabulary is wider than a layer.
+
+    A model keeps the same columns of all rows (`logits_to_keep`), so a hook takes each row's own before the
+    unembedding.
+    """
+    columns = torch.unique(column)
+    rows, places = torch.arange(len(column), device=column.device), torch.searchsorted(columns, column)
+
+    def own(_unembedding: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (hidden,) = given
+        return (hidden[rows, places][:, None] if hidden.shape[:2] == (len(rows), len(columns)) else hidden,)
+
+    unembedding = model.plain.module.get_output_embeddings()
+    handle = None if unembedding is None else unembedding.register_forward_pre_hook(own)
+    try:
+        logits = forward(model, ids, positions, passing, keep=columns)
+    finally:
+        if handle is not None:
+            handle.remove()
+    return logits[:, 0] if logits.shape[1] == 1 else logits[rows, places]
 
 
 def forward(
@@ -142,7 +175,7 @@ def forward(
     passing: Any,
     *,
     keep: Int[Tensor, " kept"] | None = None,
-) -> Float[Tensor, "row kept vocab"]:
+) -> Float[Tensor, "row column vocab"]:
     """Logits of the plain model, its attention computed by `passing`, at the columns to keep."""
     options: dict[str, Any] = {} if keep is None else {"logits_to_keep": keep}
     found = model.plain.module(input_ids=ids, position_ids=positions, use_cache=False, packed=passing, **options)
