@@ -14,8 +14,12 @@ That limit has every step as full as the best one, which no batch has that runs 
 after another, so the last steps are those of the longest rows alone. `in_sequence` is the least time of the steps that
 this work has if all its rows start at once, each with the rows that are left; it is told beside the limit, and the
 share of the limit is that of the first.
+
+A shared machine is now quicker and now slower, so its rates are measured before each repetition of the engine, and the
+share is taken within the repetition.
 """
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -64,17 +68,53 @@ def shapes_of(module: PreTrainedModel) -> Shapes:
     return Shapes((*inside, unembedding), size, cache)
 
 
-def limits(module: PreTrainedModel, done: Sequence[Completion], seconds: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Machine:
+    """What the machine can do at a moment."""
+
+    bandwidth: float
+    """Bytes per second."""
+    rates: Mapping[int, Mapping[str, float]]
+    """Floating-point operations per second over all matrices, by rows and arrangement."""
+
+    @classmethod
+    def now(cls, module: PreTrainedModel, rows: int) -> "Machine":
+        """Measure it, on a model's shapes, for up to that many rows."""
+        shapes = shapes_of(module)
+        return cls(
+            read_bandwidth(), {count: rates(shapes, count, module.dtype) for count in {*_counts(rows), PROMPT_ROWS}}
+        )
+
+
+def limits(
+    module: PreTrainedModel, done: Sequence[Completion], machines: Sequence[Machine], seconds: Sequence[float]
+) -> dict[str, Any]:
+    """The least time for these completions, and its share of the time taken: that of the median repetition.
+
+    Args:
+        module: The model.
+        done: What every repetition sampled.
+        machines: What the machine could do before each repetition.
+        seconds: What each took.
+    """
+    each = [_limits(shapes_of(module), done, *one) for one in zip(machines, seconds, strict=True)]
+    shares = [one["share_of_limit"] for one in each]
+    ordered = sorted(each, key=lambda one: one["share_of_limit"])
+    return {
+        **ordered[(len(each) - 1) // 2],
+        "share_by_repetition": shares,
+        "share": {"median": statistics.median(shares), "min": min(shares), "max": max(shares)},
+    }
+
+
+def _limits(shapes: Shapes, done: Sequence[Completion], machine: Machine, seconds: float) -> dict[str, Any]:
     """The least time for these completions at several row counts, and its share of the time taken."""
-    shapes = shapes_of(module)
-    bandwidth = read_bandwidth()
-    counts = [*(rows for exponent in range(20) if (rows := 2**exponent) < len(done)), len(done)]
-    measured = {rows: rates(shapes, rows, module.dtype) for rows in sorted({*counts, PROMPT_ROWS})}
+    bandwidth, measured, counts = machine.bandwidth, machine.rates, _counts(len(done))
     prompts = {completion.problem_id: len(completion.prompt_ids) for completion in done}
     wide, narrow = shapes.matrices[-1]
     multiplied = (shapes.weights - wide * narrow) * sum(prompts.values()) + wide * narrow * len(prompts)
 
-    def least(rate: Callable[[dict[str, float]], float]) -> tuple[float, list[dict[str, Any]]]:
+    def least(rate: Callable[[Mapping[str, float]], float]) -> tuple[float, list[dict[str, Any]]]:
         at = [_at(shapes, done, rows, rate(measured[rows]), bandwidth) for rows in counts]
         return 2 * multiplied / rate(measured[PROMPT_ROWS]), at
 
@@ -101,6 +141,11 @@ def limits(module: PreTrainedModel, done: Sequence[Completion], seconds: float) 
     }
 
 
+def _counts(rows: int) -> list[int]:
+    """The powers of two below that, and that."""
+    return [*(2**exponent for exponent in range(20) if 2**exponent < rows), rows]
+
+
 def in_sequence(
     shapes: Shapes,
     done: Sequence[Completion],
@@ -113,7 +158,7 @@ def in_sequence(
     """The least time if all rows start at once, step after step with the rows that are left."""
     fed = np.array([len(completion.ids) - 1 for completion in done])
     prompts = np.array([len(completion.prompt_ids) for completion in done])
-    steps = {rows: 2 * shapes.weights * rows / max(found.values()) for rows, found in measured.items()}
+    steps = {rows: 2 * shapes.weights * rows / max(measured[rows].values()) for rows in sorted(measured)}
     least = 0.0
     for step in range(int(fed.max())):
         left = fed > step

@@ -14,7 +14,6 @@ import argparse
 import copy
 import inspect
 import os
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 from harness import ROOT, Contender, circumstances, summary, take_turns, write_json
-from limits import limits
+from limits import Machine, limits
 from peers import BridgeGenerate, HuggingFaceGenerate, NnsightGenerate, Peer, nnsight_installed, plain_copy
 from table import sampling_table
 from transformers import PreTrainedModel
@@ -86,13 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> str:
         )
         return sum(len(completion.ids) for completion in last)
 
-    contenders.append(Contender(ENGINE, f"all {work.rows} completions", run_engine))
+    machines: list[Machine] = []
+
+    def measure() -> None:
+        machines.append(Machine.now(module, work.rows))
+
+    contenders.append(Contender(ENGINE, f"all {work.rows} completions", run_engine, before=measure))
     loops.prepare(model.dtype)  # the first use on a machine compiles loops, once and for all
     timings = take_turns(contenders, asked.repetitions, say=_say)
     result["slices"] = {contender.name: contender.does for contender in contenders}
     result["results"] = summary(timings, ENGINE)
-    seconds = statistics.median(timing.seconds for timing in timings[ENGINE])
-    result["limit"] = limits(module, last, seconds)
+    result["limit"] = limits(module, last, machines, [timing.seconds for timing in timings[ENGINE]])
     result["machine"]["load_after"] = os.getloadavg()
     write_json(result, asked.out)
     return sampling_table(result)
