@@ -82,7 +82,8 @@ class Machine:
         """Measure it, on a model's shapes, for up to that many rows."""
         shapes = shapes_of(module)
         return cls(
-            read_bandwidth(), {count: rates(shapes, count, module.dtype) for count in {*_counts(rows), PROMPT_ROWS}}
+            read_bandwidth(),
+            {count: rates(shapes, count, module.dtype) for count in sorted({*_counts(rows), PROMPT_ROWS})},
         )
 
 

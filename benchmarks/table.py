@@ -22,16 +22,18 @@ def sampling_table(result: dict[str, Any]) -> str:
     bound = f"{limit['bound_by']}, {limit['best_rows']} rows"
     return _table(heading, "useful tokens/s", result) + (
         f"\n\nThe engine takes {_short(limit['engine_seconds'])} s; by measured arithmetic and bandwidth the least is "
-        f"{_short(limit['limit_seconds'])} s ({bound}): {limit['share_of_limit']:.0%} of the limit{_within(limit)}."
+        f"{_short(limit['limit_seconds'])} s ({bound}): {_share(limit)} of the limit."
         + _beside(limit, "in_sequence", "With the rows that are left in each step it is")
         + _beside(limit, "by_linear", "At the rate of `torch.nn.functional.linear` alone the least is")
     )
 
 
-def _within(limit: dict[str, Any]) -> str:
-    """The least and greatest share among the repetitions, where a result tells them."""
+def _share(limit: dict[str, Any]) -> str:
+    """The share of the limit, with the least and greatest among the repetitions where a result tells them."""
     share = limit.get("share")
-    return "" if share is None else f" [{share['min']:.0%}, {share['max']:.0%}]"
+    if share is None:
+        return f"{limit['share_of_limit']:.0%}"
+    return f"{share['median']:.0%} [{share['min']:.0%}, {share['max']:.0%}]"
 
 
 def _beside(limit: dict[str, Any], name: str, least: str) -> str:

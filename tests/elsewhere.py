@@ -30,12 +30,16 @@ _MOVES = {aten._to_copy.default, aten.copy_.default, aten._copy_from.default}
 _INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 """Operations that, as on a GPU, take positions from the CPU too."""
 _WAITS = {
-    *(aten.is_nonzero.default, aten._local_scalar_dense.default, aten.nonzero.default, aten.nonzero_numpy.default),
-    *(aten.masked_select.default, aten.equal.default),
+    *(aten.is_nonzero.default, aten.item.default, aten._local_scalar_dense.default, aten.equal.default),
+    *(aten.nonzero.default, aten.nonzero_numpy.default, aten.masked_select.default, aten.bincount.default),
+    *(aten._unique2.default, aten.unique_dim.default, aten.repeat_interleave.Tensor),
 }
 """What gives Python a number of the device, or has a size that depends on its numbers."""
 _BY_HAND = ("empty_strided", "empty.memory_format", "_copy_from", "_to_copy", "copy_", "fill_.Scalar", "index.Tensor")
 """What PyTorch calls past the modes below, as for `x[[0, 1]]`."""
+
+
+_OURS = str(Path(__file__).parents[1] / "backtracking") + os.sep
 
 
 class MixedError(RuntimeError):
@@ -117,7 +121,7 @@ class Waits:
     def count(self) -> None:
         frame = sys._getframe()
         while frame is not None:
-            if f"{os.sep}backtracking{os.sep}" in frame.f_code.co_filename:
+            if frame.f_code.co_filename.startswith(_OURS):
                 self.at[f"{Path(frame.f_code.co_filename).name}: {frame.f_code.co_name}"] += 1
                 return
             frame = frame.f_back
@@ -142,7 +146,8 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     found_there = bool(there) if asked is None else is_there(asked)
     if func is aten.copy_.default:
         found_there = isinstance(args[0], There)
-    if there and (func in _WAITS or (func in _MOVES and not found_there)):
+    by_mask = func in _INDEXED and any(each.dtype is torch.bool for each in _tensors(args[1]))
+    if there and (func in _WAITS or by_mask or (func in _MOVES and not found_there)):
         waits.count()
     if is_there(asked):
         kwargs = kwargs | {"device": CPU}

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-from collections import Counter
 
 import pytest
 import torch
@@ -58,30 +57,34 @@ def test_it_samples_what_it_samples_on_the_cpu(name, monkeypatch, problems):
     same(sample(there, problems, **options, rows=15), sample(here, problems, **options))
 
 
-def test_a_step_waits_for_the_device_three_times(monkeypatch):
-    """For whether the logits are finite, for rows whose nucleus is wide, and for those that have ended."""
+@pytest.mark.parametrize(
+    ("candidates", "temperature", "waits_of_a_step"), [(None, 1.0, 3), (None, 0.0, 2), (2, 1.0, 4)]
+)
+def test_how_often_a_step_waits_for_the_device(candidates, temperature, waits_of_a_step, monkeypatch):
+    """For whether logits are finite, whether a nucleus is wide, who has ended; and for the wide ones, if any are."""
     model = HookedReasoner.from_hf(tiny_hf("qwen2"), tiny_tokenizer(), name="there")
-    monkeypatch.setattr(choice, "FIRST_CANDIDATES", len(tiny_tokenizer()))
-    steps = Counter()
-    for new in (30, 50):
-        monkeypatch.setattr(HookedReasoner, "stop_ids", property(lambda self: torch.tensor([], device=self.device)))
+    monkeypatch.setattr(choice, "FIRST_CANDIDATES", candidates or len(tiny_tokenizer()))
+    monkeypatch.setattr(HookedReasoner, "stop_ids", property(lambda self: torch.tensor([], device=self.device)))
+    counted = {}
+    for new in (34, 60):  # both need more than the first columns
         waits.at.clear()
-        done = sample(model, PROBLEMS, conditions=CONDITIONS, samples=2, max_new_tokens=new, temperature=1.0)
+        done = sample(model, PROBLEMS, conditions=CONDITIONS, max_new_tokens=new, temperature=temperature, top_p=0.9)
         assert all(len(each.ids) == new for each in done)
-        steps[new] = waits.at.total()
-    assert steps[50] - steps[30] == 3 * 20, waits.at
+        counted[new] = waits.at.total()
+    more = counted[60] - counted[34]
+    assert more == waits_of_a_step * 26 or (candidates and more > waits_of_a_step * 26), waits.at
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "width", "dtype", "sure", "new", "least"),
+    ("vocabulary", "width", "dtype", "sure", "top_p", "new", "least"),
     [
-        (400, 64, torch.float32, 1, 24, 0.9),
-        (400, 64, torch.bfloat16, 1, 24, 0.9),
-        (10000, 16, torch.float32, 1, 2, 0.7),
-        (10000, 16, torch.bfloat16, 300, 24, 0.1),
+        (400, 64, torch.float32, 1, 0.95, 24, 0.9),
+        (400, 64, torch.bfloat16, 1, 0.95, 24, 0.9),
+        (10000, 16, torch.float32, 1, 1.0, 2, 0.7),
+        (10000, 16, torch.bfloat16, 300, 0.95, 24, 0.1),
     ],
 )
-def test_it_takes_the_memory_that_was_planned(vocabulary, width, dtype, sure, new, least):
+def test_it_takes_the_memory_that_was_planned(vocabulary, width, dtype, sure, top_p, new, least):
     """Where keys and values are most of it; where logits are it may take less, if the model is sure of what comes."""
     torch.manual_seed(0)
     config = hf.Qwen2Config(
@@ -94,10 +97,23 @@ def test_it_takes_the_memory_that_was_planned(vocabulary, width, dtype, sure, ne
     model = HookedReasoner.from_hf(module, tiny_tokenizer(), name="there")
     gc.collect()
     with memory.peak() as most:
-        done = sample(model, PROBLEMS, conditions=CONDITIONS, samples=8, max_new_tokens=new, temperature=1.0)
+        done = sample(model, PROBLEMS, conditions=CONDITIONS, samples=8, max_new_tokens=new, top_p=top_p)
     prompt = max(len(each.prompt_ids) for each in done)
     plan = plan_memory(model, rows=96, prefixes=4, prompt=prompt, new=new)
     assert least < most() / (plan.total - LIBRARIES) < 1.1, (most(), str(plan))
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gemma2", "mistral", "qwen3_moe"])
+def test_prompts_take_no_more_than_was_planned(name):
+    """Long ones of many lengths, whose scores are written down under a window or a cap, beside few rows."""
+    model = HookedReasoner.from_hf(tiny_hf(name), tiny_tokenizer(), name="there")
+    words = (LETTERS.split() * 9)[:130]
+    problems = [Problem(i, " ".join(words[: 30 + 5 * i]), "1") for i in range(19)]
+    gc.collect()
+    with memory.peak() as most:
+        done = sample(model, problems, max_new_tokens=2, temperature=0)
+    plan = plan_memory(model, rows=19, prefixes=19, prompt=max(len(each.prompt_ids) for each in done), new=2)
+    assert 0.4 < most() / (plan.total - LIBRARIES) < 1.1, (most(), str(plan))
 
 
 def test_prompts_unembed_their_last_token_alone(monkeypatch):

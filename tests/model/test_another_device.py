@@ -1,4 +1,4 @@
-"""The engine and the measurements on a device that is not the CPU: see `tests.elsewhere`."""
+"""The engine, and the tests of the measurements, on a device that is not the CPU: see `tests.elsewhere`."""
 
 import re
 import subprocess
@@ -50,5 +50,5 @@ def test_the_engine_and_measurements_run_there():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_every_measurement_does_there_what_it_does_here():
+def test_the_tests_of_all_measurements_pass_there():
     assert passes(ENGINE, "tests/measures", "-m", "not gpu") > 250

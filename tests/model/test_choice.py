@@ -49,14 +49,18 @@ def test_the_nucleus_is_hugging_faces_or_not_settled(candidates, top_p, sharpnes
     logits = sharpness * torch.randn(20, max(candidates, 30)).double()
     logits[:, 7] = logits[:, 3]
     warped = torch.isfinite(TopPLogitsWarper(top_p)(torch.zeros(20, 1).long(), logits / 0.8))
-    values, tokens, settled = nucleus(logits, 0.8, (logits / 0.8).logsumexp(-1), top_p, candidates)
+    best = logits.max(-1).values
+    share = ((logits - best[:, None]) / 0.8).exp().sum(-1)
+    options = {"temperature": 0.8, "top_p": top_p, "candidates": candidates}
+    values, tokens, settled = nucleus(logits, best, share, **options)
     found = torch.zeros_like(warped)
     rows, places = torch.isfinite(values).nonzero(as_tuple=True)
     found[rows, tokens[rows, places]] = True
-    equal = logits[:, [3]] == logits  # of two equals at the end of it one may be outside
-    assert ((found == warped) | equal)[settled].all()
-    assert (found.sum(1) == warped.sum(1))[settled].all()
+    assert (found[:, 3] | ~found[:, 7]).all()  # of two equals at the end the first is inside, where theirs may differ
+    found[:, 3] = found[:, 7] = warped[:, 3] = warped[:, 7] = True
+    assert (found == warped)[settled].all()
     assert settled.all() or candidates < logits.shape[1]
+    assert settled.any() or sharpness < 5
     assert (found.sum(1) <= warped.sum(1)).all()
 
 

@@ -162,14 +162,17 @@ def test_what_is_not_a_number_stays_that():
 
 
 @pytest.mark.parametrize("vocabulary", [7, 300, 5000])
-@pytest.mark.parametrize("top_p", [0.1, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("top_p", [0.1, 0.4, 0.9, 0.999, 1.0])
 @pytest.mark.parametrize("temperature", [0.05, 0.7, 3.0])
-def test_the_choice_is_the_one_pytorch_makes(vocabulary, top_p, temperature, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_choice_is_the_one_pytorch_makes(vocabulary, top_p, temperature, dtype, monkeypatch):
     torch.manual_seed(0)
-    logits = 3 * torch.randn(60, vocabulary)
+    logits = (3 * torch.randn(60, vocabulary)).to(dtype)
     logits[:20] = logits[:20].round()  # many of them equal
     logits[20:30] = -logits[20:30].abs() * 1e-3  # nearly all of them
     logits[30:40, ::2] = float("-inf")
+    logits[40:44, 1:4] = 40  # equals hold a half of the mass each, or a third
+    logits[40:42, 3] = 0
     keys = torch.tensor([row_key(1, row, 0) for row in range(60)])
     options = {"temperature": temperature, "top_p": top_p, "keys": keys, "positions": torch.arange(60)}
     found = choose(logits, **options)

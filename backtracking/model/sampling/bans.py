@@ -9,6 +9,7 @@ from torch import Tensor
 from backtracking.core.interventions import Ban
 from backtracking.core.receipts import Receipt
 from backtracking.model.reasoner import HookedReasoner
+from backtracking.model.sampling.choice import AT_ONCE
 from backtracking.model.sampling.plan import Row
 from backtracking.model.tokens import tokens_that_begin
 
@@ -49,10 +50,11 @@ class Bans:
                 continue
             if allowed is logits:
                 allowed = logits.clone()
-            theirs = logits[here].float()
-            probability = (theirs[:, tokens] - theirs.logsumexp(-1, keepdim=True)).exp().sum(1)
-            self._applied[ban][rows[here]] += 1
-            self._removed[ban][rows[here]] -= probability
+            for some in here.split(max(1, AT_ONCE // logits.shape[1])):
+                theirs = logits[some].float()
+                probability = (theirs[:, tokens] - theirs.logsumexp(-1, keepdim=True)).exp().sum(1)
+                self._applied[ban][rows[some]] += 1
+                self._removed[ban][rows[some]] -= probability
             allowed[here[:, None], tokens] = float("-inf")
         return allowed
 

@@ -14,7 +14,7 @@ FIRST_CANDIDATES = 16
 CACHED, AT_ONCE = 2**21, 2**25
 """Logits worked on at a time: on a CPU few enough to stay in its cache, elsewhere few beside the memory."""
 WIDE, PER_CANDIDATE = 4, 16
-"""By how many times fewer where many candidates are looked at, of which each takes as much memory as some logits."""
+"""By how many times fewer for the rows of a wide nucleus; a candidate takes as much memory as so many logits."""
 
 
 def choose(
@@ -46,28 +46,34 @@ def choose(
         _check(bool((tokens != step_choice.BROKEN).all()))
         return tokens
     vocabulary = logits.shape[-1]
-    candidates = min(FIRST_CANDIDATES, vocabulary) if top_p < 1 else 0
+    candidates = min(FIRST_CANDIDATES, vocabulary) if top_p < 1 else vocabulary
 
-    def first(some: Tensor, keys: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def first(some: Tensor, keys: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         best, tokens = some.max(dim=-1)
         if temperature == 0:
-            return torch.isfinite(best), tokens, best, torch.ones_like(tokens, dtype=torch.bool)
-        total = best.double() / temperature + _shares(some, best, temperature).sum(dim=-1).double().log()
-        if not candidates:
-            return torch.isfinite(best), tokens, total, torch.zeros_like(tokens, dtype=torch.bool)
-        return torch.isfinite(best), *_drawn(some, temperature, total, top_p, candidates, keys, positions)
+            return best, tokens
+        share = _shares(some, best, temperature).sum(dim=-1).double()
+        alone = share * top_p <= 1  # one token alone holds the mass
+        if top_p >= 1:
+            return best, tokens, share, alone
+        drawn, settled = _drawn(some, best, share, temperature, top_p, candidates, keys, positions)
+        return best, torch.where(alone, tokens, drawn), share, settled | alone
 
-    finite, tokens, total, settled = _in_parts(first, logits.device, vocabulary, logits, keys, positions)
-    _check(bool(finite.all()))
+    best, tokens, *others = _in_parts(first, logits.device, vocabulary, logits, keys, positions)
+    _check(bool(torch.isfinite(best).all()))
+    if temperature == 0:
+        return tokens
+    share, settled = others
     left = (~settled).nonzero().flatten()
     while len(left):
-        candidates = min(8 * candidates, vocabulary) if candidates else vocabulary
+        candidates = min(8 * candidates, vocabulary)
 
-        def wider(rows: Tensor, candidates: int = candidates) -> tuple[Tensor, Tensor, Tensor]:
-            return _drawn(logits[rows], temperature, total[rows], top_p, candidates, keys[rows], positions[rows])
+        def wider(rows: Tensor, candidates: int = candidates) -> tuple[Tensor, Tensor]:
+            given = best[rows], share[rows], temperature, top_p, candidates, keys[rows], positions[rows]
+            return _drawn(logits[rows], *given)
 
         size = (vocabulary + PER_CANDIDATE * candidates) * (WIDE if top_p < 1 else 1)
-        tokens[left], _, settled = _in_parts(wider, logits.device, size, left)
+        tokens[left], settled = _in_parts(wider, logits.device, size, left)
         left = left[~settled]
     return tokens
 
@@ -78,16 +84,29 @@ def _check(finite: bool) -> None:
 
 
 def _drawn(
-    logits: Tensor, temperature: float, total: Tensor, top_p: float, candidates: int, keys: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The token that each row takes of its nucleus, the totals, and whether that nucleus is sure to be whole."""
-    values, tokens, settled = nucleus(logits, temperature, total, top_p, candidates)
-    noisy = values.add_(gumbel(keys, positions, tokens))
-    return tokens.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1), total, settled
+    logits: Tensor,
+    best: Tensor,
+    share: Tensor,
+    temperature: float,
+    top_p: float,
+    candidates: int,
+    keys: Tensor,
+    positions: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The token that each row takes of its nucleus, and whether that nucleus is sure to be whole."""
+    values, tokens, settled = nucleus(logits, best, share, temperature=temperature, top_p=top_p, candidates=candidates)
+    noisy = torch.where(values.isinf(), values, values + gumbel(keys, positions, tokens))
+    return tokens.gather(1, noisy.argmax(dim=-1, keepdim=True)).squeeze(1), settled
 
 
 def nucleus(
-    logits: Float[Tensor, "row vocab"], temperature: float, total: Float[Tensor, " row"], top_p: float, candidates: int
+    logits: Float[Tensor, "row vocab"],
+    best: Float[Tensor, " row"],
+    share: Float[Tensor, " row"],
+    *,
+    temperature: float,
+    top_p: float,
+    candidates: int,
 ) -> tuple[Float[Tensor, "row choice"], Int[Tensor, "row choice"], Bool[Tensor, " row"]]:
     """The fewest most probable tokens that hold the mass `top_p`, as in Hugging Face's warper.
 
@@ -95,8 +114,9 @@ def nucleus(
 
     Args:
         logits: Of the next token.
-        temperature: Divides them.
-        total: Logarithm of the sum of what e gives to the power of the logits so divided.
+        best: The greatest of each row.
+        share: The sum of all probabilities over that of the most probable token, in float64.
+        temperature: Divides the logits.
         top_p: Mass of the nucleus.
         candidates: The most probable tokens that are looked at.
 
@@ -108,13 +128,15 @@ def nucleus(
     everything = candidates == logits.shape[-1]
     whole = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
     if everything and top_p >= 1:
-        tokens = torch.arange(candidates, device=logits.device).expand_as(logits)
-        return logits.double() / temperature - total[:, None], tokens, whole
-    values, tokens = logits.topk(candidates, dim=-1)
-    tokens, order = tokens.sort(dim=-1)
-    values, again = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
-    tokens = tokens.gather(1, again)
-    logprobs = values.double() / temperature - total[:, None]
+        values, tokens = logits, torch.arange(candidates, device=logits.device).expand_as(logits)
+    else:
+        values, tokens = logits.topk(candidates, dim=-1)
+        tokens, order = tokens.sort(dim=-1)
+        values, again = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+        tokens = tokens.gather(1, again)
+    logprobs = (values.double() - best.double()[:, None]).div_(temperature).sub_(share.log()[:, None])
+    if everything and top_p >= 1:
+        return logprobs, tokens, whole
     mass = logprobs.exp()
     outside = mass.cumsum(dim=-1) - mass >= top_p
     settled = whole if everything else ~(~outside & (values == values[:, -1:])).any(dim=-1)

@@ -1,16 +1,17 @@
 """How much memory a packed batch takes, known before it starts."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psutil
 import torch
 
 from backtracking.core.errors import InputError
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling.choice import AT_ONCE, PER_CANDIDATE, WIDE
+from backtracking.model.sampling.choice import AT_ONCE, PER_CANDIDATE
 from backtracking.model.sampling.compiled import LANES
 from backtracking.model.sampling.packed_cache import BLOCK
-from backtracking.model.sampling.prefixes import tokens_at_once
+from backtracking.model.sampling.prefixes import AHEAD, tokens_at_once
 
 RESERVE = 0.1
 """Share of the free memory that is left to everything else."""
@@ -84,7 +85,7 @@ def plan_memory(
     available = _free(model.device) if free is None else free
     usable = int(available * (1 - RESERVE))
     for count in _fewer(rows):
-        plan = _plan(model, count, rows, min(prefixes, count), prompt, new, available)
+        plan = _plan(model, count, rows, min(prefixes, count + AHEAD), prompt, new, available)
         plan = replace(plan, captured=count * captured, workspace=workspaces * plan.workspace)
         if plan.total <= usable:
             return plan
@@ -123,15 +124,20 @@ def _of_loops(model: HookedReasoner, rows: int, _prefixes: int, prompt: int, col
 def _of_operations(model: HookedReasoner, rows: int, prefixes: int, prompt: int, columns: int, kept: int) -> int:
     """What is held at once where every operation leaves its result in memory, as on a GPU."""
     cfg, size, wide = model.cfg, model.dtype.itemsize, max(model.dtype.itemsize, 4)
+    config: Any = model.plain.module.config.get_text_config()
     d_model, d_mlp = int(cfg.d_model), int(cfg.d_mlp or 4 * cfg.d_model)
-    run = max(1, tokens_at_once(model.device) // prompt) * prompt
-    token = max(3 * d_mlp * size + 4 * d_model * size, 4 * d_model * (size + wide))  # of an MLP, or of a norm
-    prefill = min(run, prefixes * prompt) * token
+    together = min(max(1, tokens_at_once(model.device) // prompt), prefixes)
+    experts = int(getattr(config, "num_experts_per_tok", None) or 0)
+    mlp = max(3 * d_mlp, experts * (4 * d_model + 3 * int(getattr(config, "moe_intermediate_size", None) or d_mlp)))
+    token = max((mlp + 4 * d_model) * size, 4 * d_model * (size + wide))  # of an MLP, or of a norm
+    window, cap = getattr(config, "sliding_window", None), getattr(config, "attn_logit_softcapping", None)
+    squared = cap is not None or (window is not None and window < prompt)  # then scores of a prompt are written down
+    within = together * int(cfg.n_heads) * prompt**2 * (2 * wide + size) if squared else 0
+    prefill = together * prompt * token + within
     scores = rows * int(cfg.n_heads) * (prompt + columns) * (2 * wide + 2 * size)
     growth = rows * max(columns - BLOCK, 0) * kept  # a layer's room as it was, beside the wider one
     everything = rows * int(cfg.d_vocab)
-    worked_on = max(min(everything, AT_ONCE), min(everything * (1 + PER_CANDIDATE), AT_ONCE // WIDE))
-    logits = everything * size + worked_on * wide
+    logits = (everything + prefixes * int(cfg.d_vocab)) * size + min(everything * (1 + PER_CANDIDATE), AT_ONCE) * wide
     return max(prefill, rows * token, scores, growth, logits)
 
 

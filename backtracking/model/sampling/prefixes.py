@@ -9,16 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from backtracking.core.errors import InputError
 from backtracking.core.interventions import At, Ban, Intervention
 from backtracking.model.hooks import NOWHERE
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.packed_cache import PackedCache, Packing
 from backtracking.model.sampling.passes import Prefill
-from backtracking.model.sampling.refusals import check_kept
+from backtracking.model.sampling.refusals import SLOWER, check_kept
 
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 2**14}
-"""Tokens of prompts that are run together: enough to use the device, few beside the rows of a batch."""
+"""Tokens of prompts and contexts that are run together: enough to use the device, few beside the rows of a batch."""
 AHEAD = 16
 """Prompts that may be run before there is a seat for their rows."""
 
@@ -73,9 +74,13 @@ class Prefixes:
 
     def run_next(self) -> Sequence[Prefix]:
         """Run the next prompts in order, as many as fit; return those that ran, in the order of the pass."""
-        width = len(self._to_run[0].ids)
-        most = max(1, tokens_at_once(self._model.device) // width)
-        count = min(most, self._cache.entries - len(self._entries))
+        room, most = self._cache.entries - len(self._entries), tokens_at_once(self._model.device)
+        count, longest = 1, len(self._to_run[0].ids)
+        for prefix in self._to_run[1:room]:
+            longest = max(longest, len(prefix.ids))
+            if (count + 1) * longest > most:
+                break
+            count += 1
         batch, self._to_run = self._to_run[:count], self._to_run[count:]
         logits = self._forward(batch)
         for index, prefix in enumerate(batch):
@@ -150,6 +155,9 @@ def _logits_at(
 
     A model keeps the same columns of all rows (`logits_to_keep`), so a hook takes each row's own before the
     unembedding.
+
+    Raises:
+        InputError: The model gives logits of other columns than it was asked for.
     """
     columns = torch.unique(column)
     rows, places = torch.arange(len(column), device=column.device), torch.searchsorted(columns, column)
@@ -165,7 +173,13 @@ def _logits_at(
     finally:
         if handle is not None:
             handle.remove()
-    return logits[:, 0] if logits.shape[1] == 1 else logits[rows, places]
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    if logits.shape[1] in (len(columns), ids.shape[1]):
+        return logits[rows, places if logits.shape[1] == len(columns) else column]
+    raise InputError(
+        f"{model.name} gives logits at {logits.shape[1]} positions where {len(columns)} were asked for; {SLOWER}"
+    )
 
 
 def forward(
