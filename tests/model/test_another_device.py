@@ -9,11 +9,7 @@ import pytest
 
 ENGINE = "tests/model/on_another_device.py"
 MEASURES = [
-    f"tests/measures/test_{name}.py"
-    for name in (
-        *("ablation_scan", "activation_patching", "attribution", "logit_lens"),
-        *("steering_gradients", "trigger_probability"),
-    )
+    f"tests/measures/test_{name}.py" for name in ("ablation_scan", "activation_patching", "attribution", "logit_lens")
 ]
 HERE = [
     f"tests/measures/{test}"

@@ -161,10 +161,11 @@ def test_what_is_not_a_number_stays_that():
     assert read[1].isfinite().all()
 
 
-@pytest.mark.parametrize("vocabulary", [7, 300, 5000])
+@pytest.mark.parametrize(
+    ("vocabulary", "dtype"), [(7, torch.float32), (300, torch.float32), (5000, torch.float32), (300, torch.bfloat16)]
+)
 @pytest.mark.parametrize("top_p", [0.1, 0.4, 0.9, 0.999, 1.0])
 @pytest.mark.parametrize("temperature", [0.05, 0.7, 3.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_choice_is_the_one_pytorch_makes(vocabulary, top_p, temperature, dtype, monkeypatch):
     torch.manual_seed(0)
     logits = (3 * torch.randn(60, vocabulary)).to(dtype)
