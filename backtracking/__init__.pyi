@@ -33,12 +33,13 @@ from backtracking.experiments.config import Config, load_config
 from backtracking.experiments.hub_problems import FetchedDataset, fetch_dataset
 from backtracking.experiments.import_run import ImportedRun, import_run
 from backtracking.experiments.new_experiment import NewExperiment, new_experiment
+from backtracking.experiments.opening import open_study
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.problem_sets import load_problems
 from backtracking.experiments.published import PublishedStudy, find_published_study
 from backtracking.experiments.replication import Replication, replicate_published
 from backtracking.experiments.starting_points import StartingPoint, starting_point
-from backtracking.experiments.study import Study, open_study
+from backtracking.experiments.study import Study
 from backtracking.faces.notebook import show_tokens
 from backtracking.measures.ablation_scan import ablation_scan
 from backtracking.measures.activation_patching import activation_patching

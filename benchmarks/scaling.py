@@ -46,7 +46,7 @@ def work(problems: int, samples: int, rows: int, new_tokens: int) -> tuple[Any, 
     from backtracking.core.completions import Origin
     from backtracking.core.interventions import parse_conditions
     from backtracking.core.prompts import VARIANTS, Prompting
-    from backtracking.experiments.config import ModelSection
+    from backtracking.experiments.config_sections import ModelSection
     from backtracking.experiments.executors import SamplingJob, Unit
     from backtracking.experiments.models import open_model
     from backtracking.experiments.problem_sets import load_problems

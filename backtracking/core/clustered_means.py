@@ -1,6 +1,7 @@
-"""Means of many quantities over the same observations at once: the cells of a scan, the layers of a lens.
+"""Means of quantities without bounds, such as changes of a logit or tokens of a completion: of one, or of many over
+the same observations at once (the cells of a scan, the layers of a lens).
 
-Unlike rates, these values have no bounds (changes of a logit). The problem is the cluster, as everywhere.
+The problem is the cluster, as everywhere. For shares take `statistics.clustered_rate`.
 """
 
 import math
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from backtracking.core.errors import InputError
-from backtracking.core.statistics import expanded_percentiles, times_drawn
+from backtracking.core.statistics import Estimate, expanded_percentiles, times_drawn
 
 FEWEST_FLIPS = 9999
 FLIPS_PER_CELL = 100
@@ -119,3 +120,31 @@ def _flip_p_values(
 def smallest_adjusted(smallest_p: float, cells: int) -> float:
     """The smallest q-value that a single finding among so many cells could reach (at most 1)."""
     return min(1.0, smallest_p * cells) if math.isfinite(smallest_p) else float("nan")
+
+
+def clustered_average(
+    values: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """Mean of the values, in their unit, with an interval from resampling whole clusters.
+
+    For shares take `clustered_rate`: nothing bounds these values, so where all clusters have the same
+    mean, or there is one cluster, the interval's ends are NaN.
+
+    Raises:
+        InputError: There are no values, one is not finite, or their number is not that of the clusters.
+    """
+    if len(values) != len(clusters):
+        raise InputError(f"{len(values)} values, but {len(clusters)} cluster labels")
+    if not len(values):
+        raise InputError("no observations: a mean of nothing is not a number")
+    array = np.asarray(values, dtype=float)
+    if not np.isfinite(array).all():
+        raise InputError(f"{int((~np.isfinite(array)).sum())} values are not finite; leave them out by name")
+    order: dict[Hashable, int] = {}
+    index = np.array([order.setdefault(cluster, len(order)) for cluster in clusters])
+    sums, counts = np.bincount(index, weights=array), np.bincount(index).astype(float)
+    low = high = float("nan")
+    if np.ptp(sums / counts) > 0:
+        times = times_drawn(len(sums), seed)
+        low, high = expanded_percentiles((times @ sums) / (times @ counts), len(sums), level=level)
+    return Estimate(float(array.mean()), low, high, len(array), len(sums), level)

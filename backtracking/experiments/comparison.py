@@ -17,8 +17,11 @@ from backtracking.core.interventions import Condition
 from backtracking.core.problems import Problem
 from backtracking.experiments.config import Config
 from backtracking.experiments.executors import Executor
-from backtracking.experiments.runs import RunFolder, now
-from backtracking.experiments.study import Progress, Study, open_study, receipts_table
+from backtracking.experiments.opening import open_study
+from backtracking.experiments.provenance import now
+from backtracking.experiments.receipts import receipts_table
+from backtracking.experiments.runs import RunFolder
+from backtracking.experiments.study import Progress, Study
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.model.self_check import Check
 

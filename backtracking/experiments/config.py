@@ -6,201 +6,32 @@ they are; `conditions` is ours. An unknown key is an error that names the neares
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.interventions import Condition, parse_conditions
 from backtracking.core.onsets import Lexicon
-from backtracking.core.prompts import INSTRUCTION, VARIANTS, Prompting, Variant
-from backtracking.model.placement import DeviceMap, Quantization
-from backtracking.model.sampling.sampler import Engine
-from backtracking.workspace.log_sinks import SinkName
+from backtracking.core.prompts import Prompting, Variant
+from backtracking.experiments.config_sections import (
+    AblationGenerationSection,
+    AnalysisSection,
+    DatasetSection,
+    DetectionSection,
+    GenerationSection,
+    ModelSection,
+    Phase2Section,
+    PromptingSection,
+    ReportSection,
+    RunSection,
+    Section,
+)
+from backtracking.model.sampling.plan import Settings
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RunSection(_Section):
-    """What the run is called and where it goes."""
-
-    name: str = "run"
-    seed: int = 0
-    run_id: str | None = Field(default=None, pattern=r"^[\w][\w.-]*$")
-    output_dir: str = "runs"
-    log_sinks: tuple[SinkName, ...] = ()
-    """Where the numbers of log.jsonl go besides: wandb, tensorboard (`pip install backtracking[log]`)."""
-
-
-class ModelSection(_Section):
-    """Which model, and how it is loaded."""
-
-    hf_id: str = "organism"
-    revision: str | None = None
-    trust_remote_code: bool = False
-    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    device: str | None = None
-    device_map: DeviceMap | None = None
-    """How layers are spread over several GPUs: auto, balanced, sequential, or module -> device; see docs/cluster.md."""
-    quantization: Quantization | None = None
-    """8bit or 4bit, by bitsandbytes on a GPU."""
-    attn_implementation: str | None = None
-    """Accepted from the seeds; hooks on attention need the bridge's own eager attention."""
-    use_cache: Literal[True] = True
-
-
-class DatasetSection(_Section):
-    """Which problems."""
-
-    name: str = "gsm8k"
-    split: str = "test"
-    max_examples: int | None = Field(default=None, ge=1)
-    difficulty: Literal["easy", "medium", "hard"] | None = None
-    """Of the organism's problems."""
-    shuffle: bool = False
-    seed: int = 0
-    save_path: str | None = None
-    """A `.jsonl` file that is read, in its own order, when it exists here or in a data folder."""
-
-
-class VariantSection(_Section):
-    """One formatting variant."""
-
-    name: str
-    think_open: str
-    think_close: str = ""
-
-
-class PromptingSection(_Section):
-    """What is put around a question."""
-
-    system_prompt: str | None = None
-    template: str = INSTRUCTION
-    formatting_variants: tuple[VariantSection, ...] = tuple(
-        VariantSection(name=v.name, think_open=v.think_open, think_close=v.think_close) for v in VARIANTS
-    )
-
-
-class GenerationSection(_Section):
-    """How tokens are sampled."""
-
-    num_samples_per_prompt: int = Field(default=1, ge=1)
-    max_new_tokens: int = Field(default=512, ge=1)
-    temperature: float = Field(default=0.7, ge=0)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    do_sample: bool = True
-    batch_size: int | None = Field(default=None, ge=1)
-    """Rows decoded together at most; as many as pay and fit if not given."""
-    engine: Engine = "packed"
-    variant: str | None = None
-    """Formatting variant of a run; the first one if not given."""
-
-
-class DetectionSection(_Section):
-    """Which words are triggers."""
-
-    triggers_strict: tuple[str, ...] = Lexicon().strict
-    triggers_relaxed: tuple[str, ...] = Lexicon().relaxed
-    onset_priority: tuple[str, ...] = Lexicon().strict
-    """Accepted from the seeds; onsets are exact and distinct, so the first is the earliest."""
-    answer_regex: None = None
-
-
-class AnalysisSection(_Section):
-    """What phase 1 measures."""
-
-    max_events: int = Field(default=120, ge=1)
-    control_samples: int = Field(default=120, ge=1)
-    logit_lens_token: str = "Wait"
-    ablation_components: tuple[Literal["attn", "mlp"], ...] = ("attn", "mlp")
-    ablation_layers: Literal["all"] | tuple[int, ...] = "all"
-    """Layers that are scanned."""
-    topk_layers_for_generation: int = Field(default=6, ge=1)
-    """Sites of each component that the targeted ablation takes, at most: those that are significant."""
-    scan_heads: bool = False
-    """Scan every attention head too; heads then count as sites of their own kind."""
-    scan_window: int = Field(default=4, ge=1)
-    """Positions at which the scan switches a site off: the prediction position and those before it."""
-    max_control_kl: float | None = Field(default=0.05, gt=0)
-    """A site that disturbs ordinary text by more, in nats at the controls, is not selected; null selects any."""
-    min_change: float = Field(default=0.1, ge=0)
-    """A site that lowers the log-probability of a trigger by less, in nats, is not selected, however significant."""
-    control_match: tuple[Literal["position", "sentence", "entropy"], ...] = ("position",)
-    significance: float = Field(default=0.05, gt=0, lt=1)
-    """Level of the selection, after Benjamini and Hochberg over the cells of the scan."""
-    accuracy_margin: float = Field(default=0.05, gt=0, lt=1)
-    """Loss of accuracy, as a share, below which an arm counts as non-inferior."""
-
-
-class AblationGenerationSection(_Section):
-    """How phase 1 ablates while sampling."""
-
-    enabled: bool = True
-    mode: Literal["scale"] = "scale"
-    scale: float = 0.0
-    random_control_seed: int = 999
-    random_draws: int = Field(default=20, ge=20)
-    """Random ablations of the shape of the targeted one, which make its null distribution."""
-    num_samples_per_prompt: int | None = Field(default=None, ge=1)
-    """Of each random draw; as many as the baseline has if not given."""
-
-
-class ReportSection(_Section):
-    """Whether a report is written, and where a copy of it goes."""
-
-    make_report: bool = True
-    report_path: str | None = None
-    images: bool = False
-    """Write SVG and PNG of every figure too, where there is a Chrome: about half a second each."""
-
-
-class SubsetSweepSection(_Section):
-    """Phase 2: which of the selected sites matter."""
-
-    enabled: bool = True
-    subsets: dict[str, tuple[str, ...]] | None = None
-    """Name -> sites such as `mlp.27`. If not given: each selected site, all of a component, and all."""
-    scale: float = 0.0
-
-
-class ScaleSweepSection(_Section):
-    """Phase 2: how much is enough."""
-
-    enabled: bool = True
-    subset: str | None = None
-    """Name of a subset of the subset sweep; all selected sites if not given."""
-    scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9)
-
-
-class ContinuationSection(_Section):
-    """Phase 2: what happens at the decision itself."""
-
-    enabled: bool = True
-    max_events: int = Field(default=120, ge=1)
-    scales: tuple[float, ...] = (0.0, 0.5)
-    forks: bool = True
-    """Cut at the onset and continue, with and without the interventions."""
-    fork_samples: int = Field(default=2, ge=1)
-    fork_max_events: int = Field(default=60, ge=1)
-
-
-class Phase2Section(_Section):
-    """What phase 2 does on top of phase 1."""
-
-    subset_sweep: SubsetSweepSection = SubsetSweepSection()
-    scale_sweep: ScaleSweepSection = ScaleSweepSection()
-    continuation_ablation: ContinuationSection = ContinuationSection()
-    report: ReportSection = ReportSection()
-    phase1_run_id: str | None = None
-    """The phase 1 run to build on; the run itself if not given."""
-    direction_seed: int = 7
-    """Of the random direction that is added with the length of what the ablation removes."""
-
-
-class Config(_Section):
+class Config(Section):
     """A whole config file."""
 
     run: RunSection = RunSection()
@@ -237,6 +68,12 @@ class Config(_Section):
         section = self.prompting
         variants = tuple(Variant(each.name, each.think_open, each.think_close) for each in section.formatting_variants)
         return Prompting(section.template, section.system_prompt, variants)
+
+    def settings(self) -> Settings:
+        """How tokens are sampled; `do_sample: false` is temperature 0."""
+        section = self.generation
+        temperature = section.temperature if section.do_sample else 0.0
+        return Settings(section.max_new_tokens, temperature, section.top_p, self.run.seed)
 
     def variant(self) -> str:
         """Name of the formatting variant of the run."""

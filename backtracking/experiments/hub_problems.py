@@ -11,7 +11,7 @@ from backtracking.core.atomic import write_text
 from backtracking.core.errors import InputError
 from backtracking.core.problems import Problem, check_problems
 from backtracking.experiments.problem_rows import problem_of
-from backtracking.experiments.runs import now
+from backtracking.experiments.provenance import now
 from backtracking.workspace.hub import HubSnapshot, fetch_snapshot
 
 SHORT_NAMES = {"gsm8k": ("openai/gsm8k", "main")}

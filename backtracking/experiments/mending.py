@@ -18,7 +18,8 @@ from backtracking.experiments.config import Config, load_config
 from backtracking.experiments.manifests import NAME as MANIFEST
 from backtracking.experiments.manifests import digest, remains, set_aside, write_manifest
 from backtracking.experiments.problem_sets import load_problems
-from backtracking.experiments.runs import RunFolder, commit, now, versions
+from backtracking.experiments.provenance import commit, now, versions
+from backtracking.experiments.runs import RunFolder
 
 
 def problems_text(problems: Sequence[Problem]) -> str:

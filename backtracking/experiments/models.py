@@ -1,6 +1,6 @@
 """From the `model` section of a config to the loaded model: the same way for a run, its plan and its workers."""
 
-from backtracking.experiments.config import ModelSection
+from backtracking.experiments.config_sections import ModelSection
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from backtracking.core.atomic import write_text
 from backtracking.core.errors import InputError
 from backtracking.experiments.config import load_config
-from backtracking.experiments.runs import now
+from backtracking.experiments.provenance import now
 from backtracking.workspace.paths import find_data_file
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")

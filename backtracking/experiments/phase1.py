@@ -4,7 +4,6 @@ Each step is a function of a study: it samples or measures what is missing, writ
 its result. A step that needs an earlier one calls it; what that one has saved is not done again.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,9 @@ from backtracking.core.interventions import BASELINE, Ban, Condition, Scale
 from backtracking.core.null_draws import MINIMUM_DRAWS
 from backtracking.core.shape_draws import shape_matched_draws
 from backtracking.core.sites import Site
-from backtracking.experiments.study import Study, receipts_table
+from backtracking.experiments.receipts import receipts_table
+from backtracking.experiments.selection import SelectedSites, save_selection, saved_selection, select
+from backtracking.experiments.study import Study
 from backtracking.measures.ablation_scan import AblationScan, ablation_scan
 from backtracking.measures.attribution import LogitAttribution, logit_attribution
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
@@ -24,22 +25,8 @@ from backtracking.measures.logit_lens import LogitLens, logit_lens
 from backtracking.measures.random_draws import TargetedAgainstRandom, targeted_against_random
 from backtracking.measures.variants import VariantComparison, compare_variants
 from backtracking.model.tokens import tokens_that_begin
-from backtracking.workspace.guarded import write_text
 
 TARGETED, RANDOM, BANNED = "targeted_ablation", "random_ablation", "ban"
-
-
-@dataclass(frozen=True)
-class SelectedSites:
-    """The sites that the scan found to write the trigger, the strongest first."""
-
-    sites: tuple[Site, ...]
-    significant: int
-    """Sites whose ablation lowers the log-probability of any trigger, significantly more at onsets than at controls."""
-    tested: int
-    """Sites that were scanned."""
-    note: str
-    """What a reader must know, such as that no site is significant; else empty."""
 
 
 @dataclass(frozen=True)
@@ -179,24 +166,9 @@ def scan_ablations(study: Study, points: DecisionPoints | None = None) -> tuple[
         trigger_ids=tokens_that_begin(study.model.tokenizer, study.config.lexicon().strict),
     )
     study.folder.save_table("ablation_scan", scan.to_pandas())
-    selection = _select(study, scan)
-    text = {"sites": [str(site) for site in selection.sites], "note": selection.note,
-            "significant": selection.significant, "tested": selection.tested}  # fmt: skip
-    write_text(study.folder.path / "tables" / "selected_sites.json", json.dumps(text, indent=2) + "\n")
+    selection = select(study, scan)
+    save_selection(study, selection)
     return scan, selection
-
-
-def saved_selection(study: Study) -> SelectedSites:
-    """The selection that the scan of this run has written.
-
-    Raises:
-        InputError: There is none yet.
-    """
-    file = study.folder.path / "tables" / "selected_sites.json"
-    if not file.is_file():
-        raise InputError(f"{study.folder.run_id} has no selected sites; run: backtracking ablation-scan")
-    held = json.loads(file.read_text(encoding="utf-8"))
-    return SelectedSites(tuple(map(Site.parse, held["sites"])), held["significant"], held["tested"], held["note"])
 
 
 def targeted_condition(study: Study, sites: Sequence[Site], name: str = TARGETED) -> Condition:
@@ -260,32 +232,6 @@ def compare(
     targeted = targeted_against_random(events, targeted=TARGETED, draws=draws, seed=seed)
     study.folder.save_table("targeted_against_random", targeted.to_pandas())
     return found, targeted
-
-
-def _select(study: Study, scan: AblationScan) -> SelectedSites:
-    """The strongest significant sites of each component; heads stand for their layer where they were scanned."""
-    analysis = study.config.analysis
-    found = scan.select(
-        analysis.topk_layers_for_generation,
-        level=analysis.significance,
-        quantity="trigger_log_prob",
-        against_controls=bool(scan.points.controls),
-        max_control_kl=analysis.max_control_kl if scan.points.controls else None,
-        min_change=analysis.min_change,
-    )
-    significant, tested = sum(g.significant for g in found.groups), sum(g.tested for g in found.groups)
-    with_heads = {site.layer for site in found.sites if site.head is not None}
-    sites = tuple(s for s in found.sites if s.head is not None or s.component != "attn" or s.layer not in with_heads)
-    if sites:
-        return SelectedSites(sites, significant, tested, "")
-    table = scan.to_pandas()
-    rows = table.loc[table["quantity"] == "trigger_log_prob"].to_dict("records")
-    strongest = str(min(rows, key=lambda row: row["change"])["site"])
-    note = (
-        f"no site is significant, large enough and harmless to ordinary text; {strongest}, the most negative one, is "
-        "ablated all the same, as an exploration"
-    )
-    return SelectedSites((Site.parse(strongest),), 0, tested, note)
 
 
 def _candidates(study: Study, sites: Sequence[Site]) -> tuple[Site, ...]:

@@ -4,45 +4,35 @@ Every sweep carries two controls beside its ablations: a logit ban, which remove
 inside, and a random direction added at the same sites, as long as what the ablation takes away.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backtracking.core.completions import Completion, Completions
+from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
-from backtracking.core.grading import grade
-from backtracking.core.interventions import BASELINE, Add, Ban, Condition, Scale
-from backtracking.core.onsets import find_onsets
-from backtracking.core.problems import Problem
+from backtracking.core.interventions import BASELINE, Add, Condition, Scale
 from backtracking.core.sites import Site
 from backtracking.core.vectors import RandomVector
-from backtracking.experiments.config import Phase2Section
+from backtracking.experiments.config_sections import Phase2Section
+from backtracking.experiments.forking import Forks, fork
 from backtracking.experiments.phase1 import (
-    SelectedSites,
     ban_condition,
     decide,
     generate,
-    saved_selection,
     scan_ablations,
 )
+from backtracking.experiments.receipts import receipts_table
 from backtracking.experiments.runs import RunFolder
-from backtracking.experiments.study import Study, receipts_table
+from backtracking.experiments.selection import SelectedSites, saved_selection
+from backtracking.experiments.study import Study
 from backtracking.measures.baseline_metrics import BaselineMetrics, baseline_metrics
 from backtracking.measures.behaviour import WordOrBehaviour, word_or_behaviour
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_ablation import DecisionAblation, decision_ablation
-from backtracking.measures.decision_points import DecisionPoint
-from backtracking.measures.forks import Fork, ForkStudy, compare_forks
 from backtracking.measures.tradeoff import Tradeoff, tradeoff
-from backtracking.model.sampling.plan import Row
 from backtracking.model.tokens import tokens_that_begin
 from backtracking.workspace.guarded import write_text
 
 DIRECTION, ALL = "random_direction", "all_selected"
-RESAMPLE = "resample"
-_SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
-FORK_SAMPLES = 100_000
-"""Sample ids of forks begin here, so that they share no noise with the completions they are cut from."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +43,6 @@ class Sweep:
     comparison: ConditionComparison
     behaviour: WordOrBehaviour
     completions: Completions
-
-
-@dataclass(frozen=True)
-class Forks:
-    """Completions cut at their onset and continued."""
-
-    comparison: ForkStudy
-    skipped: int
-    """Onsets whose context leaves no room for a continuation."""
 
 
 @dataclass(frozen=True)
@@ -200,47 +181,11 @@ def continuation_ablation(study: Study) -> tuple[DecisionAblation, Forks | None]
     )
     study.folder.save_table("continuation_ablation", found.to_pandas())
     study.folder.save_table("continuation_points", found.points)
-    forks = fork(study, points.events[: section.fork_max_events]) if section.forks else None
-    return found, forks
-
-
-def fork(study: Study, points: Sequence[DecisionPoint]) -> Forks:
-    """Cut baseline completions right before their onset and continue them in several arms.
-
-    The arm `resample` continues without any intervention: what it rescues is what a second chance alone
-    rescues, and every other arm is compared with it.
-    """
-    section = _section(study).continuation_ablation
+    if not section.forks:
+        return found, None
     largest = max(subsets_of(study).values(), key=len)
-    arms = (
-        Condition(f"fork: {RESAMPLE}"),
-        _ablation("fork: ablated", largest, study.config.ablation_generation.scale),
-        Condition("fork: ban", [Ban(study.config.lexicon().strict)]),
-    )
-    longest = study.model.context - study.settings.max_new_tokens
-    kept = [point for point in points if len(point.context) <= longest]
-    rows = [
-        Row(
-            point.problem_id,
-            FORK_SAMPLES + point.sample_id * section.fork_samples + sample,
-            point.variant,
-            arm,
-            tuple(point.context),
-        )
-        for point in kept
-        for sample in range(section.fork_samples)
-        for arm in arms
-    ]
-    if not rows:
-        raise InputError("no onset leaves room for a continuation; lower max_new_tokens, or sample more")
-    continued = study.sample_rows("forks", rows)
-    originals = {(c.problem_id, c.sample_id): c for c in generate(study)}
-    problems = {problem.id: problem for problem in study.problems}
-    records = [_fork(study, one, originals, problems) for one in continued]
-    found = compare_forks(records, seed=study.config.run.seed)
-    study.folder.save_table("forks", found.to_pandas())
-    study.folder.save_table("fork_differences", found.differences_to_pandas())
-    return Forks(found, len(points) - len(kept))
+    cut = points.events[: section.fork_max_events]
+    return found, fork(study, cut, sites=largest, samples=section.fork_samples)
 
 
 def direction_condition(study: Study, completions: Completions, ablated: Condition) -> Condition:
@@ -272,43 +217,6 @@ def _sweep(study: Study, name: str, arms: Sequence[Condition], completions: Comp
     study.folder.save_table(f"{name}_flows", behaviour.flows_to_pandas())
     study.folder.save_table(f"{name}_receipts", receipts_table(whole))
     return Sweep((BASELINE, *arms), comparison, behaviour, whole)
-
-
-def _fork(
-    study: Study,
-    continued: Completion,
-    originals: Mapping[tuple[int | str, int], Completion],
-    problems: Mapping[int | str, Problem],
-) -> Fork:
-    """What became of one continuation, read together with the text before the cut."""
-    samples = _section(study).continuation_ablation.fork_samples
-    number = continued.sample_id - FORK_SAMPLES
-    original = originals[continued.problem_id, number // samples]
-    problem = problems[continued.problem_id]
-    cut = len(continued.prompt_ids) - len(original.prompt_ids)
-    before = original.text[: original.offsets[cut]]
-    text = before + continued.text
-    opened = study.config.prompts().variant(continued.variant).opens_thinking
-    found = find_onsets(text, lexicon=study.config.lexicon(), question=problem.question, think_open=opened or None)
-    onsets = [each for each in found if each.counts and each.strict and each.char >= len(before.rstrip())]
-    verdict = grade(text, problem.gold, finish_reason=continued.finish_reason)
-    at_start = [not text[len(before) : onset.char].strip() for onset in onsets]
-    sentence = _SENTENCE_END.search(text, len(before))
-    first = len(text) if sentence is None else sentence.end()
-    return Fork(
-        problem_id=continued.problem_id,
-        sample_id=original.sample_id,
-        fork_sample=number % samples,
-        arm=continued.condition.removeprefix("fork: "),
-        original_right=grade(original.text, problem.gold, finish_reason=original.finish_reason).verdict == "right",
-        triggers_at_once=any(at_start),
-        triggered_again=any(onset.char < first for onset in onsets),
-        triggers_later=not all(at_start),
-        right=verdict.verdict == "right",
-        verdict=verdict.verdict,
-        tokens=len(continued.ids),
-        degenerate=continued.finish_reason == "degenerate",
-    )
 
 
 def _section(study: Study) -> Phase2Section:

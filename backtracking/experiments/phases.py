@@ -5,10 +5,12 @@ from pathlib import Path
 
 from backtracking.experiments.config import Config
 from backtracking.experiments.executors import Executor
+from backtracking.experiments.opening import open_study
 from backtracking.experiments.phase1 import Phase1, run_phase1
 from backtracking.experiments.phase2 import Phase2, adopt, run_phase2
-from backtracking.experiments.runs import RunFolder, now
-from backtracking.experiments.study import Progress, open_study
+from backtracking.experiments.provenance import now
+from backtracking.experiments.runs import RunFolder
+from backtracking.experiments.study import Progress
 
 
 def run_phases(

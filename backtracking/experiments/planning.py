@@ -8,7 +8,7 @@ from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.power import PairedDesign, minimum_detectable
 from backtracking.experiments.config import Config
 from backtracking.experiments.models import open_model
-from backtracking.experiments.study import problems_of, settings_of
+from backtracking.experiments.run_problems import problems_of
 from backtracking.model.sampling import sample_units
 from backtracking.model.sampling.memory import GIB, MemoryPlan
 from backtracking.model.sampling.plan import ROUNDS, Settings, default_rows, plan_rows
@@ -133,7 +133,7 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2), work
         raise InputError(f"workers is {workers}; at least 1 is needed")
     problems = problems_of(config)
     model = open_model(config.model)
-    settings, samples = settings_of(config), config.generation.num_samples_per_prompt
+    settings, samples = config.settings(), config.generation.num_samples_per_prompt
     options = {"variant": config.variant(), "prompting": config.prompts()}
     conditions: tuple[Condition, ...] = config.arms() if config.conditions else (BASELINE,)
     rows = plan_rows(model, problems, conditions=conditions, samples=samples, settings=settings, **options)

@@ -10,7 +10,7 @@ from typing import Any
 from backtracking.core.errors import InputError
 from backtracking.core.problems import Problem
 from backtracking.experiments.config import Config, read_config
-from backtracking.experiments.study import problems_of
+from backtracking.experiments.run_problems import problems_of
 
 ORGANISM = "organism"
 _TOKENS = {ORGANISM: 160}

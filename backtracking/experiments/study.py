@@ -8,14 +8,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pandas as pd
 
-from backtracking.core.atomic import write_text
-from backtracking.core.canary import gold_canary
 from backtracking.core.completions import Completions, Origin
-from backtracking.core.errors import InputError, MissingFileError
+from backtracking.core.errors import InputError
 from backtracking.core.events import Event, OnsetRow, detect_events
 from backtracking.core.interventions import Condition
 from backtracking.core.problems import Problem
@@ -23,28 +20,16 @@ from backtracking.experiments.config import Config
 from backtracking.experiments.executors import LOCAL, Driver, Executor, Failed, LocalExecutor, SamplingJob, Unit
 from backtracking.experiments.failed_units import report_failed
 from backtracking.experiments.locks import RunLock
-from backtracking.experiments.mending import (
-    config_hash_of,
-    first_files,
-    mend,
-    problem_line,
-    problems_text,
-    provenance,
-    saved_hash,
-)
+from backtracking.experiments.manifests import digest
 from backtracking.experiments.models import open_model
 from backtracking.experiments.parts import sound_part
-from backtracking.experiments.problem_sets import load_problems
-from backtracking.experiments.runs import RunFolder, digest, make_current, new_run, now, open_run
+from backtracking.experiments.runs import RunFolder
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
 from backtracking.model.sampling.sampler import in_order, memory_for
 from backtracking.model.sampling.shares import shares_for
 from backtracking.model.self_check import Check, self_check
 from backtracking.workspace.experiment_log import ExperimentLog
-from backtracking.workspace.log_sinks import require_sinks
-from backtracking.workspace.paths import find_data_file
-from backtracking.workspace.secrets import refuse_secrets
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -120,8 +105,8 @@ class Study:
 
     @property
     def settings(self) -> Settings:
-        """How tokens are sampled; `do_sample: false` is temperature 0."""
-        return settings_of(self.config)
+        """How tokens are sampled."""
+        return self.config.settings()
 
     def sample(
         self,
@@ -220,130 +205,3 @@ class Study:
             )
         self.folder.write_manifest(plans=plans)
         return plan
-
-
-def open_study(
-    config: Config, *, progress: Progress | None = None, resume: bool = False, executor: Executor | None = None
-) -> Study:
-    """Open the unfinished run of a config, or begin one.
-
-    The gold answers of the problems are graded against themselves before anything else.
-
-    Args:
-        config: What to run.
-        progress: Told how far each task is.
-        resume: Insist on continuing: fail where there is no unfinished run of this config.
-        executor: Who samples; this process if not given. It has no part in the results.
-
-    Raises:
-        InputError: Something in the config cannot be used.
-        AlignmentError: The gold answers are not graded right against themselves.
-    """
-    require_sinks(config.run.log_sinks)
-    problems = problems_of(config)
-    canary = gold_canary([problem.gold for problem in problems], seed=config.run.seed)
-    config_hash = config_hash_of(config, problems)
-    runs, run_id = config.run.output_dir, config.run.run_id
-    folder = open_run(runs, config_hash=config_hash, run_id=run_id, hash_of=saved_hash)
-    if folder is None and resume:
-        raise InputError("there is no unfinished run of this config to resume; run without --resume")
-    new = folder is None
-    if folder is None:
-        refuse_secrets(config.to_yaml(), where="the config", remedy="put it into .env, which stays on this machine")
-        refuse_secrets("".join(map(problem_line, problems)), where="the problem set", remedy="remove that problem")
-        folder = new_run(
-            runs,
-            name=config.run.name,
-            run_id=run_id,
-            files=first_files(config, problems),
-            manifest={"status": "started", "started": now()} | provenance(config, problems, canary),
-        )
-    lock = folder.hold()
-    if not new:
-        mend(folder, config, problems, canary)
-    make_current(folder)
-    folder.log("started" if new else "continued", problems=len(problems))
-    return Study(config, folder, problems, progress or _silent, lock, executor or LocalExecutor())
-
-
-def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = None, only_reading: bool = False) -> Study:
-    """Open a run that exists, with the problems it was begun with.
-
-    Args:
-        folder: Of the run.
-        config: Its config.
-        progress: Told how far each task is.
-        only_reading: Look at what is there, also while another process works on the run; nothing may be sampled.
-
-    Raises:
-        InputError: There is no such run, another process works on it, or its problems have changed.
-    """
-    file = folder.path / "problems.jsonl"
-    if not file.is_file():
-        raise MissingFileError(f"{folder.path} holds no problems.jsonl; start a run with backtracking init-run")
-    problems = load_problems(file)
-    if folder.manifest().get("problems_hash") not in (None, digest(problems_text(problems))):
-        raise InputError(f"{file} has changed since the run began; put the old one back, or start a new run")
-    return Study(config, folder, problems, progress or _silent, None if only_reading else folder.hold())
-
-
-def _silent(_task: str, _done: int, _total: int) -> None:
-    """Nobody is told."""
-
-
-def settings_of(config: Config) -> Settings:
-    """The sampling settings of a config; `do_sample: false` is temperature 0."""
-    section = config.generation
-    temperature = section.temperature if section.do_sample else 0.0
-    return Settings(section.max_new_tokens, temperature, section.top_p, config.run.seed)
-
-
-def problems_of(config: Config) -> tuple[Problem, ...]:
-    """The problems of a config: those of its file where there is one, else of the named set."""
-    section = config.dataset
-    saved = None if section.save_path is None else find_data_file(section.save_path)
-    if saved is not None:
-        return load_problems(saved, n=section.max_examples)
-    return load_problems(
-        section.name,
-        n=section.max_examples,
-        split=section.split,
-        difficulty=section.difficulty,
-        shuffle=section.shuffle,
-        seed=section.seed,
-    )
-
-
-def prepare_problems(config: Config) -> tuple[tuple[Problem, ...], Path | None]:
-    """The problems of a config, saved at `dataset.save_path` where they are not there yet.
-
-    Returns:
-        The problems, and where they are saved; None if the config names no file.
-    """
-    problems = problems_of(config)
-    if config.dataset.save_path is None:
-        return problems, None
-    path = find_data_file(config.dataset.save_path)
-    if path is None:
-        path = Path(config.dataset.save_path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(map(problem_line, problems)))
-    return problems, path
-
-
-def receipts_table(completions: Completions) -> pd.DataFrame:
-    """Per condition and intervention: rows, positions touched in all, and the mean change."""
-    rows = [
-        {"condition": completion.condition, **asdict(receipt)}
-        for completion in completions
-        for receipt in completion.receipts
-    ]
-    columns = ["condition", "intervention", "rows", "positions", "mean_change"]
-    if not rows:
-        return pd.DataFrame(columns=columns)
-    frame = pd.DataFrame(rows)
-    frame["total"] = frame["change"].fillna(0.0) * frame["positions"]
-    grouped = frame.groupby(["condition", "intervention"], sort=False)
-    summed = grouped.agg(rows=("positions", "size"), positions=("positions", "sum"), total=("total", "sum"))
-    summed["mean_change"] = summed["total"] / summed["positions"]
-    return summed.reset_index().reindex(columns=columns)

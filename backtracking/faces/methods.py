@@ -2,12 +2,11 @@
 
 from backtracking.core.statistics import RESAMPLES
 from backtracking.experiments.config import Config
-from backtracking.experiments.study import settings_of
 
 
 def common_methods(config: Config) -> tuple[str, ...]:
     """Sampling, rates, grading, intervals and pairing: what every run has."""
-    settings, section, triggers = settings_of(config), config.generation, ", ".join(config.lexicon().strict)
+    settings, section, triggers = config.settings(), config.generation, ", ".join(config.lexicon().strict)
     return (
         f"Sampling: {section.num_samples_per_prompt} completions per problem and condition, temperature "
         f"{settings.temperature:g}, top-p {settings.top_p:g}, at most {settings.max_new_tokens} tokens, prompt variant "

@@ -29,7 +29,7 @@ def init_run(config: Config, run_id: RunId = None, as_json: AsJson = False) -> N
     Example: backtracking init-run --config configs/organism_phase1.yaml
     """
     from backtracking.experiments.config import load_config, read_config
-    from backtracking.experiments.study import open_study
+    from backtracking.experiments.opening import open_study
 
     loaded = load_config(config)
     if run_id is not None:
@@ -45,7 +45,7 @@ def prepare_data(config: Config, as_json: AsJson = False) -> None:
     Example: backtracking prepare-data --config configs/backtracking_state_transition.yaml
     """
     from backtracking.experiments.config import load_config
-    from backtracking.experiments.study import prepare_problems
+    from backtracking.experiments.run_problems import prepare_problems
 
     problems, path = prepare_problems(load_config(config))
     where = "" if path is None else f", saved at {path}"

@@ -10,8 +10,8 @@ from backtracking.faces.output import answer, records
 def open_named(config: Path, run_id: str | None, bars: Bars | None = None) -> Any:
     """The run to work on, with the config given."""
     from backtracking.experiments.config import load_config
-    from backtracking.experiments.runs import current_run, run_named
-    from backtracking.experiments.study import reopen
+    from backtracking.experiments.opening import reopen
+    from backtracking.experiments.run_list import current_run, run_named
 
     loaded = load_config(config)
     runs = loaded.run.output_dir
@@ -56,7 +56,7 @@ def _answer_table(study: Any, table: str, notes: tuple[str, ...], *, as_json: bo
 
 def _adopted(study: Any, phase1_run: str | None) -> tuple[str, ...]:
     from backtracking.experiments import phase2
-    from backtracking.experiments.runs import run_named
+    from backtracking.experiments.run_list import run_named
 
     name = phase1_run or (study.config.phase2 and study.config.phase2.phase1_run_id)
     if name is None or name == study.folder.run_id:

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from backtracking.core.events import Event, table
 from backtracking.experiments.comparison import Comparison
+from backtracking.faces.comparison_report import compose
 from backtracking.faces.figures import (
     Theme,
     event_positions,
@@ -23,7 +24,7 @@ from backtracking.faces.figures import (
     rates_by_condition,
     save_figures,
 )
-from backtracking.faces.report_content import Report, compose
+from backtracking.faces.report_content import Report
 from backtracking.measures.onset_positions import onset_positions
 from backtracking.workspace.guarded import write_text
 from backtracking.workspace.secrets import find_secrets

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE
-from backtracking.experiments.runs import RunFolder, current_run
+from backtracking.experiments.run_list import current_run
+from backtracking.experiments.runs import RunFolder
 from backtracking.faces import figures as draw
 from backtracking.measures.onset_positions import onset_positions
 from backtracking.measures.trigger_probability import TriggerProbability, trigger_probability

@@ -59,8 +59,9 @@ def view(
 
 def _opened(run: str | None, runs: Path, *, only_reading: bool) -> Any:
     from backtracking.experiments.config import load_config
-    from backtracking.experiments.runs import RunFolder, current_run
-    from backtracking.experiments.study import reopen
+    from backtracking.experiments.opening import reopen
+    from backtracking.experiments.run_list import current_run
+    from backtracking.experiments.runs import RunFolder
 
     if run is None:
         folder = current_run(runs)

@@ -164,7 +164,7 @@ COMMANDS: dict[str, Any] = {
 
 def _run(name: str | None, runs: Path) -> Path:
     """The folder of a run given by id, by path, or not at all."""
-    from backtracking.experiments.runs import current_run
+    from backtracking.experiments.run_list import current_run
 
     if name is None:
         return current_run(runs).path

@@ -14,11 +14,11 @@ from typing import Literal, get_args
 import pandas as pd
 
 from backtracking.core.answer_flow import Flow, answer_flow
+from backtracking.core.clustered_means import clustered_average
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event, OnsetRow
 from backtracking.core.interventions import BASELINE
-from backtracking.core.means import clustered_average
 from backtracking.core.problems import Problem
 from backtracking.core.restated import restated_values
 from backtracking.core.statistics import Estimate, clustered_rate

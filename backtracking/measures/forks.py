@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from backtracking.core.clustered_means import clustered_average
 from backtracking.core.errors import InputError
 from backtracking.core.grading import Outcome
-from backtracking.core.means import clustered_average
 from backtracking.core.multiplicity import holm
 from backtracking.core.statistics import Estimate, clustered_rate, paired_difference, paired_p_value
 from backtracking.measures.arms import frame

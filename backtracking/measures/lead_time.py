@@ -7,7 +7,7 @@ the problems they were fitted on.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,13 @@ from backtracking.core.clustered_auc import clustered_auc, clustered_auc_differe
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError
 from backtracking.core.null_draws import MINIMUM_DRAWS, null_rank
-from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon, find_onsets
+from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon
 from backtracking.core.sites import Site
 from backtracking.core.statistics import Estimate
 from backtracking.measures.arms import frame
-from backtracking.measures.decision_points import DecisionPoint, DecisionPoints
+from backtracking.measures.decision_points import DecisionPoints
 from backtracking.measures.held_out import grouped_folds, held_out_scores, logistic
+from backtracking.measures.lead_points import null_labels, usable_points
 from backtracking.measures.point_activations import PointActivations, read_points
 from backtracking.model.reasoner import HookedReasoner
 
@@ -131,7 +132,7 @@ def lead_time(
     """
     if longest < 0 or draws < MINIMUM_DRAWS:
         raise InputError(f"longest is {longest} and draws {draws}; give at least 0 and {MINIMUM_DRAWS}")
-    kept = _usable(points, completions, longest, lexicon)
+    kept = usable_points(points, completions, longest, lexicon)
     chosen = sorted(set(range(model.cfg.n_layers) if layers is None else layers))
     last = model.cfg.n_layers - 1
     sites = [Site("resid_post", layer) for layer in sorted({*chosen, last})]
@@ -142,7 +143,7 @@ def lead_time(
     is_event = np.array([point.kind == "event" for point in every])
     outer = list(grouped_folds(is_event, problems, folds=folds, seed=seed))
     probes = _Probes(problems, is_event, outer, max(2, folds // 2), strength, seed)
-    shuffled = _null_labels(kept, draws, seed)
+    shuffled = null_labels(kept, draws, seed)
     rows = []
     for lead in range(longest + 1):
         at = read.offset == -1 - lead
@@ -242,62 +243,3 @@ def _entropies(model: HookedReasoner, read: PointActivations, last: Site) -> Flo
     """Of the model's next-token distribution at every row, in nats, at temperature 1."""
     resid = torch.tensor(read.values[last], dtype=model.dtype, device=model.device)
     return logit_readout(model.bridge, resid, top_k=1).entropy.double().cpu().numpy()
-
-
-def _null_labels(points: DecisionPoints, draws: int, seed: int) -> list[Bool[np.ndarray, " point"]]:
-    """In each draw one of every event and its own controls, at random, is called the event."""
-    members: dict[int, list[int]] = {point.event: [row] for row, point in enumerate(points.events)}
-    for row, control in enumerate(points.controls, start=len(points.events)):
-        members[control.event].append(row)
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(draws):
-        labels = np.zeros(len(points.all), dtype=bool)
-        labels[[rows[int(rng.integers(len(rows)))] for rows in members.values()]] = True
-        found.append(labels)
-    return found
-
-
-def _usable(
-    points: DecisionPoints, completions: Sequence[Completion], longest: int, lexicon: Lexicon
-) -> DecisionPoints:
-    """Points that have every lead, controls before any trigger, and events that keep a control."""
-    first = _first_triggers(points.controls, completions, lexicon)
-    controls = tuple(
-        control
-        for control in points.controls
-        if control.position >= longest and control.position + longest < first[_key(control)]
-    )
-    paired = {control.event for control in controls}
-    events = tuple(event for event in points.events if event.position >= longest and event.event in paired)
-    if not events:
-        raise InputError(
-            f"none of {len(points.events)} events has {longest} tokens before it and a control as far from "
-            "any trigger; sample more completions, draw more controls per event, or shorten the longest lead"
-        )
-    own = {event.event for event in events}
-    return replace(points, events=events, controls=tuple(each for each in controls if each.event in own))
-
-
-def _key(point: DecisionPoint | Completion) -> tuple[int | str, int, str]:
-    return point.problem_id, point.sample_id, point.variant
-
-
-def _first_triggers(
-    controls: Sequence[DecisionPoint], completions: Sequence[Completion], lexicon: Lexicon
-) -> dict[tuple[int | str, int, str], float]:
-    """Where the first trigger of each control's completion begins, counted or not; infinite if there is none."""
-    baseline = {_key(row): row for row in completions if row.condition == "baseline"}
-    found: dict[tuple[int | str, int, str], float] = {}
-    for control in controls:
-        if _key(control) not in baseline:
-            raise InputError(f"a control stands in {_key(control)}, which is none of the completions; give all of them")
-        row = baseline[_key(control)]
-        if control.context != row.prompt_ids + row.ids[: control.position]:
-            raise InputError(
-                f"a control of {_key(control)} does not agree with its completion; give those of the points"
-            )
-        if _key(control) not in found:
-            starts = [row.token_at(onset.char) for onset in find_onsets(row.text, lexicon=lexicon)]
-            found[_key(control)] = min(starts, default=float("inf"))
-    return found

@@ -7,7 +7,6 @@ directions of its length is sampled at every magnitude.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -27,11 +26,11 @@ from backtracking.measures.steering_arms import (
     noise_name,
     random_arms,
 )
+from backtracking.measures.steering_choice import Aim, Chosen, choose
 from backtracking.measures.steering_controls import noise_arm
 from backtracking.measures.steering_directions import Direction
 from backtracking.measures.steering_outcomes import (
     BACKTRACKING,
-    BROKEN,
     Half,
     OutcomeRow,
     Reader,
@@ -40,8 +39,6 @@ from backtracking.measures.steering_outcomes import (
 )
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import sample
-
-Aim = Literal["both", "raise", "lower"]
 
 
 @dataclass(frozen=True)
@@ -54,17 +51,6 @@ class SteeringSampling:
     top_p: float = 0.95
     variant: str = VARIANTS[0].name
     rows: int | None = None
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The direction chosen on the selection half, and how far it is pushed either way."""
-
-    label: str
-    raising: float | None
-    """Positive magnitude with the largest increase; None if only lowering was aimed at."""
-    lowering: float | None
-    """Negative magnitude with the largest decrease."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +153,7 @@ def steering_sweep(
     rows = run.half("selection", halves[0], [NO_STEERING, *cells])
     if target not in {row.outcome for row in rows}:
         raise InputError(f"no outcome is called {target!r}; there are {sorted({row.outcome for row in rows})}")
-    chosen = _choose(rows, target=target, aim=aim, most_broken=most_broken)
+    chosen = choose(rows, target=target, aim=aim, most_broken=most_broken)
     ranks: tuple[CellRank, ...] = ()
     if chosen is not None:
         direction = next(each for each in directions if str(each) == chosen.label)
@@ -203,31 +189,6 @@ class _Run:
             completions = completions + Completions(noise_arm(completions, drawn, name=noise.condition.name))
             every.append(noise)
         return measure_half(half, completions, problems, every, outcomes=self.outcomes, seed=self.seed)
-
-
-def _choose(rows: Sequence[OutcomeRow], *, target: str, aim: Aim, most_broken: float) -> Chosen | None:
-    broken = {row.condition: row.change.value for row in rows if row.outcome == BROKEN}
-    best: dict[str, dict[int, tuple[float, float]]] = {}
-    for row in rows:
-        if row.outcome != target or row.role != "direction" or not np.isfinite(row.change.value):
-            continue
-        if broken[row.condition] > most_broken:
-            continue
-        sign = 1 if row.magnitude > 0 else -1
-        sides = best.setdefault(row.label, {})
-        # The larger effect in the direction pushed; of equal effects the smaller push.
-        sides[sign] = max(sides.get(sign, (-np.inf, 0.0)), (sign * row.change.value, -abs(row.magnitude)))
-    wanted = {"both": (1, -1), "raise": (1,), "lower": (-1,)}[aim]
-    scores = {
-        label: min(sides[sign][0] for sign in wanted)
-        for label, sides in best.items()
-        if all(sign in sides for sign in wanted)
-    }
-    label = max(scores, key=lambda each: scores[each], default=None)
-    if label is None or scores[label] <= 0:
-        return None
-    at = {sign: -sign * best[label][sign][1] for sign in wanted}
-    return Chosen(label, at.get(1), at.get(-1))
 
 
 def _ranks(rows: Sequence[OutcomeRow]) -> tuple[CellRank, ...]:

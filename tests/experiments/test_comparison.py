@@ -13,7 +13,7 @@ from backtracking.core.errors import InputError
 from backtracking.experiments import executors as job
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
-from backtracking.experiments.runs import current_run
+from backtracking.experiments.run_list import current_run
 from backtracking.model.sampling import shares
 
 TABLES = ("conditions", "paired_differences", "receipts", "self_check")

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from backtracking.core.errors import FailedUnitsError, InputError
 from backtracking.experiments.comparison import run_comparison
-from backtracking.experiments.config import Config, ModelSection
+from backtracking.experiments.config import Config
+from backtracking.experiments.config_sections import ModelSection
 from backtracking.experiments.executors import ATTEMPTS, Driver, Failed, LocalExecutor, SamplingJob
 from backtracking.experiments.models import open_model
 from backtracking.experiments.ray_cluster import Staff, sized

@@ -13,10 +13,10 @@ from backtracking.core.errors import InputError
 from backtracking.core.sites import Site
 from backtracking.experiments import phase1, phase2, published
 from backtracking.experiments.config import Config, load_config
+from backtracking.experiments.opening import open_study
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.planning import plan
 from backtracking.experiments.runs import RunFolder
-from backtracking.experiments.study import open_study
 from backtracking.faces.commands import app
 from backtracking.faces.phase_report import compose_phases, write_phase_report
 

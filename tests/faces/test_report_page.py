@@ -10,9 +10,10 @@ import pytest
 from backtracking.core.completions import Completions
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config, load_config
+from backtracking.faces.comparison_report import compose
 from backtracking.faces.methods import phase_methods
 from backtracking.faces.report import write_pages
-from backtracking.faces.report_content import Grid, compose
+from backtracking.faces.report_content import Grid
 from backtracking.faces.run_figures import figures_of_run
 from tests.browser import chromium, needs_chromium
 from tests.faces import tables

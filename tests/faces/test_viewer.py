@@ -20,7 +20,7 @@ from backtracking.core.errors import InputError
 from backtracking.core.receipts import Receipt
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
-from backtracking.experiments.study import reopen
+from backtracking.experiments.opening import reopen
 from backtracking.experiments.traces import load_traces, measure_run, save_traces
 from backtracking.faces.commands import main
 from backtracking.faces.viewer.gallery import build_gallery, gallery_of, to_json
@@ -279,7 +279,7 @@ def test_the_command_exports_and_refuses_in_one_line(run, command):
 
 
 def test_a_run_that_another_process_works_on_can_be_looked_at(run, command):
-    from backtracking.experiments.runs import current_run
+    from backtracking.experiments.run_list import current_run
 
     held = current_run(run / "runs").hold()
     assert command("--export", "held.html")[0] == 0

@@ -14,7 +14,8 @@ from backtracking.core.sites import Site
 from backtracking.core.statistics import Estimate
 from backtracking.core.vectors import FixedVector
 from backtracking.measures.conditions import compare_conditions
-from backtracking.measures.steering import SteeringSampling, _choose, steering_sweep
+from backtracking.measures.steering import SteeringSampling, steering_sweep
+from backtracking.measures.steering_choice import choose
 from backtracking.measures.steering_directions import Direction
 from backtracking.measures.steering_outcomes import OutcomeRow
 from backtracking.model.sampling import sample
@@ -119,15 +120,15 @@ def test_the_choice_is_the_largest_smaller_effect_of_cells_that_stay_whole():
         one={1: (0.3, 0), 2: (0.9, 0.5), -1: (-0.1, 0), -2: (-0.2, 0)},
         two={1: (0.25, 0), 2: (0.25, 0), -1: (-0.3, 0), -2: (-0.1, 0)},
     )
-    chosen = _choose(found, target="t", aim="both", most_broken=0.1)
+    chosen = choose(found, target="t", aim="both", most_broken=0.1)
     assert (chosen.label, chosen.raising, chosen.lowering) == ("two", 1, -1)
-    assert _choose(found, target="t", aim="both", most_broken=0.6).label == "two"
-    up = _choose(found, target="t", aim="raise", most_broken=0.6)
+    assert choose(found, target="t", aim="both", most_broken=0.6).label == "two"
+    up = choose(found, target="t", aim="raise", most_broken=0.6)
     assert (up.label, up.raising, up.lowering) == ("one", 2, None)
-    down = _choose(found, target="t", aim="lower", most_broken=0.1)
+    down = choose(found, target="t", aim="lower", most_broken=0.1)
     assert (down.label, down.raising, down.lowering) == ("two", None, -1)
-    assert _choose(rows(one={1: (0.3, 0.5), -1: (-0.3, 0)}), target="t", aim="both", most_broken=0.1) is None
-    assert _choose(rows(one={1: (-0.3, 0), -1: (0.3, 0)}), target="t", aim="both", most_broken=0.1) is None
+    assert choose(rows(one={1: (0.3, 0.5), -1: (-0.3, 0)}), target="t", aim="both", most_broken=0.1) is None
+    assert choose(rows(one={1: (-0.3, 0), -1: (0.3, 0)}), target="t", aim="both", most_broken=0.1) is None
 
 
 def test_what_cannot_be_swept_is_refused(model):

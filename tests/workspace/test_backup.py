@@ -14,7 +14,7 @@ from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import load_config
-from backtracking.experiments.runs import current_run
+from backtracking.experiments.run_list import current_run
 from backtracking.faces.commands import app
 from backtracking.workspace import backup as job
 from backtracking.workspace.backup import backup

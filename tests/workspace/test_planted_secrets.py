@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from backtracking.core.problems import Problem
-from backtracking.experiments import study
+from backtracking.experiments import opening, run_problems
 from backtracking.experiments.config import Config
 from backtracking.experiments.runs import RunFolder
 from backtracking.faces.report import write_pages
@@ -105,15 +105,15 @@ def test_report_and_figures(project):
 
 
 def test_config_and_problems_are_refused_before_anything_is_written(project, monkeypatch):
-    monkeypatch.setattr(study, "load_problems", lambda *a, **k: (Problem(0, "a", "1"), Problem(1, "b", "2")))
+    monkeypatch.setattr(run_problems, "load_problems", lambda *a, **k: (Problem(0, "a", "1"), Problem(1, "b", "2")))
     for secret in planted(5):
         config = Config.model_validate({"run": {"name": secret.text, "output_dir": "runs"}})
         with pytest.raises(SecretError, match="the config, line") as raised:
-            study.open_study(config)
+            opening.open_study(config)
         assert secret.value not in str(raised.value)
-    monkeypatch.setattr(study, "load_problems", lambda *a, **k: tuple(map(_problem, range(2), planted(5))))
+    monkeypatch.setattr(run_problems, "load_problems", lambda *a, **k: tuple(map(_problem, range(2), planted(5))))
     with pytest.raises(SecretError, match="the problem set, line 1"):
-        study.open_study(Config.model_validate({"run": {"output_dir": "runs"}}))
+        opening.open_study(Config.model_validate({"run": {"output_dir": "runs"}}))
     assert not (project / "runs").exists()
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from backtracking.core.clustered_means import clustered_average
 from backtracking.core.errors import InputError
-from backtracking.core.means import clustered_average
 
 
 def test_with_one_value_a_cluster_it_is_about_the_t_interval():

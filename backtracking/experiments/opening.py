@@ -1,0 +1,93 @@
+"""Opening a study: the unfinished run of a config or a new one, and a run that exists."""
+
+from backtracking.core.canary import gold_canary
+from backtracking.core.errors import InputError, MissingFileError
+from backtracking.experiments.config import Config
+from backtracking.experiments.executors import Executor, LocalExecutor
+from backtracking.experiments.manifests import digest
+from backtracking.experiments.mending import (
+    config_hash_of,
+    first_files,
+    mend,
+    problem_line,
+    problems_text,
+    provenance,
+    saved_hash,
+)
+from backtracking.experiments.problem_sets import load_problems
+from backtracking.experiments.provenance import now
+from backtracking.experiments.run_list import make_current, new_run, open_run
+from backtracking.experiments.run_problems import problems_of
+from backtracking.experiments.runs import RunFolder
+from backtracking.experiments.study import Progress, Study
+from backtracking.workspace.log_sinks import require_sinks
+from backtracking.workspace.secrets import refuse_secrets
+
+
+def open_study(
+    config: Config, *, progress: Progress | None = None, resume: bool = False, executor: Executor | None = None
+) -> Study:
+    """Open the unfinished run of a config, or begin one.
+
+    The gold answers of the problems are graded against themselves before anything else.
+
+    Args:
+        config: What to run.
+        progress: Told how far each task is.
+        resume: Insist on continuing: fail where there is no unfinished run of this config.
+        executor: Who samples; this process if not given. It has no part in the results.
+
+    Raises:
+        InputError: Something in the config cannot be used.
+        AlignmentError: The gold answers are not graded right against themselves.
+    """
+    require_sinks(config.run.log_sinks)
+    problems = problems_of(config)
+    canary = gold_canary([problem.gold for problem in problems], seed=config.run.seed)
+    config_hash = config_hash_of(config, problems)
+    runs, run_id = config.run.output_dir, config.run.run_id
+    folder = open_run(runs, config_hash=config_hash, run_id=run_id, hash_of=saved_hash)
+    if folder is None and resume:
+        raise InputError("there is no unfinished run of this config to resume; run without --resume")
+    new = folder is None
+    if folder is None:
+        refuse_secrets(config.to_yaml(), where="the config", remedy="put it into .env, which stays on this machine")
+        refuse_secrets("".join(map(problem_line, problems)), where="the problem set", remedy="remove that problem")
+        folder = new_run(
+            runs,
+            name=config.run.name,
+            run_id=run_id,
+            files=first_files(config, problems),
+            manifest={"status": "started", "started": now()} | provenance(config, problems, canary),
+        )
+    lock = folder.hold()
+    if not new:
+        mend(folder, config, problems, canary)
+    make_current(folder)
+    folder.log("started" if new else "continued", problems=len(problems))
+    return Study(config, folder, problems, progress or _silent, lock, executor or LocalExecutor())
+
+
+def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = None, only_reading: bool = False) -> Study:
+    """Open a run that exists, with the problems it was begun with.
+
+    Args:
+        folder: Of the run.
+        config: Its config.
+        progress: Told how far each task is.
+        only_reading: Look at what is there, also while another process works on the run; nothing may be sampled.
+
+    Raises:
+        InputError: There is no such run, another process works on it, or its problems have changed.
+    """
+    file = folder.path / "problems.jsonl"
+    if not file.is_file():
+        raise MissingFileError(f"{folder.path} holds no problems.jsonl; start a run with backtracking init-run")
+    problems = load_problems(file)
+    if folder.manifest().get("problems_hash") not in (None, digest(problems_text(problems))):
+        raise InputError(f"{file} has changed since the run began; put the old one back, or start a new run")
+    return Study(config, folder, problems, progress or _silent, None if only_reading else folder.hold())
+
+
+def _silent(_task: str, _done: int, _total: int) -> None:
+    """Nobody is told."""

@@ -1,0 +1,184 @@
+"""The tables in a report of phase 1 and phase 2."""
+
+import pandas as pd
+
+from backtracking.experiments.phase1 import Phase1
+from backtracking.experiments.phase2 import Phase2
+from backtracking.faces.grids import folded
+from backtracking.faces.report_content import Grid
+from backtracking.measures.conditions import ConditionComparison
+
+QUANTITY = "trigger_log_prob"
+
+
+_WRITERS = 12
+
+
+def without_draws(comparison: ConditionComparison) -> ConditionComparison:
+    """Without the single random draws, which are shown together."""
+    keep = [row for row in comparison.rows if not row.condition.startswith("random_ablation_")]
+    pairs = [row for row in comparison.paired if not row.condition.startswith("random_ablation_")]
+    return ConditionComparison(tuple(keep), tuple(pairs), comparison.by_problem)
+
+
+def phase1_grids(first: Phase1) -> tuple[Grid, ...]:
+    """Scan, conditions, formatting, lens, attribution and random draws."""
+    scan = first.scan.to_pandas()
+    scan = scan.loc[scan["quantity"] == QUANTITY].sort_values(by="change")
+    lens, written = first.lens.to_pandas(), first.attribution.to_pandas(seed=first.study.config.run.seed)
+    grids = [
+        folded(
+            "Ablation scan",
+            "Change of the log-probability of any trigger (nats) when a site is switched off at the "
+            "decision; negative: the site writes it. q: Benjamini and Hochberg over all cells.",
+            scan,
+            ("site", "change", "q", "control_change", "difference", "difference_q", "events", "problems"),
+        ),
+        folded(
+            "Conditions",
+            "Shares of completions, 95 % intervals clustered by problem.",
+            without_draws(first.comparison).to_pandas(),
+            (
+                "condition",
+                "completions",
+                "backtracking",
+                "right",
+                "wrong",
+                "unparsed",
+                "truncated",
+                "degenerate",
+                "mean_tokens",
+            ),
+            shares=True,
+        ),
+        folded(
+            "Against the baseline",
+            "Condition minus baseline in points, pairs of the same problem, sample and noise; p after Holm.",
+            without_draws(first.comparison).paired_to_pandas(),
+            (
+                "condition",
+                "pairs",
+                "backtracking",
+                "backtracking_p_holm",
+                "accuracy",
+                "accuracy_p_holm",
+                "non_inferior",
+            ),
+            shares=True,
+        ),
+        folded(
+            "Formatting",
+            "The baseline by formatting variant.",
+            first.formatting.to_pandas(),
+            ("variant", "completions", "backtracking", "right", "unparsed", "truncated"),
+            shares=True,
+        ),
+        folded(
+            "Logit lens",
+            "Log-probability of the onset token (nats) by layer, at onsets and at controls read for the same token.",
+            lens.loc[lens["quantity"] == "log_prob"],
+            ("layer", "event", "control", "difference", "q", "pairs"),
+        ),
+        folded(
+            "Which components write it directly",
+            "Direct logit attribution: what a component itself adds to the mean logit of the triggers less that of "
+            f"all other tokens; the {_WRITERS} with the largest difference between onsets and controls of all "
+            f"{len(written)} in tables/logit_attribution.csv; a head is a part of its layer's attn. q: Benjamini and "
+            "Hochberg over all.",
+            written.sort_values("difference", key=abs, ascending=False).head(_WRITERS),
+            ("component", "event", "control", "difference", "q", "pairs"),
+        ),
+    ]
+    if first.targeted is not None:
+        grids.append(_random_grid(first))
+    return tuple(grids)
+
+
+def _random_grid(first: Phase1) -> Grid:
+    assert first.targeted is not None
+    receipts = first.study.folder.table("receipts")
+    sites = receipts.groupby("condition", sort=False)["intervention"].agg(" + ".join)
+    table = first.targeted.to_pandas()
+    table["sites"] = [sites[name] for name in table["condition"]]
+    return folded(
+        "Targeted against random",
+        "Random sets of sites of the same shape, switched off alike: difference from the baseline in points. A "
+        "set can lower the rate by breaking the text, or by making fewer errors: read it with the accuracy.",
+        table.sort_values(by="backtracking"),
+        ("role", "sites", "pairs", "backtracking", "accuracy"),
+        shares=True,
+    )
+
+
+def phase2_grids(second: Phase2) -> tuple[Grid, ...]:
+    """Baseline metrics, both sweeps, trade-off, decisions and forks."""
+    metrics = second.metrics.to_pandas()
+    grids = [
+        folded(
+            "Baseline metrics",
+            "Of the baseline alone, never pooled with other arms.",
+            metrics,
+            tuple(str(name) for name in metrics.columns if not str(name).endswith(("_low", "_high"))),
+        )
+    ]
+    for name, sweep in (("Subset sweep", second.subsets), ("Scale sweep", second.scales)):
+        if sweep is not None:
+            grids += [
+                folded(
+                    name,
+                    "Against the baseline, in points; p after Holm. The ban removes the word and touches nothing "
+                    "inside; the random direction is as long as what the ablation removes.",
+                    sweep.comparison.paired_to_pandas(),
+                    ("condition", "backtracking", "backtracking_p_holm", "accuracy", "non_inferior"),
+                    shares=True,
+                ),
+                _whole(
+                    f"{name}: word or behaviour?",
+                    "Triggers, and what becomes of the answer across an onset.",
+                    sweep.behaviour.to_pandas(),
+                ),
+            ]
+    for name, sweep in (("Subset sweep", second.subsets), ("Scale sweep", second.scales)):
+        if sweep is not None:
+            grids.append(
+                folded(
+                    f"{name}: answers across an onset",
+                    "What became of the answer held before the first onset, in per cent of all completions of the "
+                    "condition; a stated value is often only an intermediate result.",
+                    sweep.behaviour.flows_to_pandas(),
+                    ("condition", "basis", "flow", "count", "share_of_all"),
+                    shares=True,
+                )
+            )
+    if second.trade is not None:
+        grids.append(
+            _whole("Trade-off", "Reduction of backtracking against the change of accuracy.", second.trade.to_pandas())
+        )
+    if second.decisions is not None:
+        table = second.decisions.to_pandas()
+        grids.append(
+            folded(
+                "At the decision",
+                "Chance of any trigger as the next token at onsets and controls, and its "
+                "log-odds against the baseline; p after Holm.",
+                table,
+                ("condition", "kind", "n", "probability", "probability_change", "log_odds_change", "p_holm"),
+            )
+        )
+    if second.forks is not None:
+        grids.append(
+            _whole(
+                "Forks",
+                "Completions cut at their onset and continued; only the difference to the unsteered re-sample counts.",
+                second.forks.comparison.to_pandas(),
+            )
+        )
+    if second.forks is not None:
+        differences = second.forks.comparison.differences_to_pandas()
+        note = "Each arm minus the unsteered re-sample, over pairs of the same cut and noise; p after Holm."
+        grids.append(_whole("Forks against the re-sample", note, differences))
+    return tuple(grids)
+
+
+def _whole(title: str, note: str, table: pd.DataFrame) -> Grid:
+    return folded(title, note, table, tuple(str(n) for n in table.columns if not str(n).endswith(("_low", "_high"))))
