@@ -10,7 +10,8 @@ import transformers as hf
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.problems import Problem
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling import choice, prefixes, sample
+from backtracking.model.sampling import bans, choice, prefixes, sample
+from backtracking.model.sampling import memory as memory_plan
 from backtracking.model.sampling.memory import LIBRARIES, plan_memory
 from tests.elsewhere import MixedError, There, memory, waits
 from tests.model.test_packed_engine import every_kind, same
@@ -113,6 +114,35 @@ def test_prompts_take_no_more_than_was_planned(name):
     with memory.peak() as most:
         done = sample(model, problems, max_new_tokens=2, temperature=0)
     plan = plan_memory(model, rows=19, prefixes=19, prompt=max(len(each.prompt_ids) for each in done), new=2)
+    assert 0.4 < most() / (plan.total - LIBRARIES) < 1.1, (most(), str(plan))
+
+
+@pytest.mark.parametrize("what", ["add", "heads", "ban"])
+def test_interventions_take_no_more_than_was_planned(what, monkeypatch):
+    """Those that reach into prompts hold numbers of a row's width, not of its length; a ban copies no logits."""
+    for module in (bans, choice, memory_plan):
+        monkeypatch.setattr(module, "AT_ONCE", 2**14)  # so that choosing is not most of it
+    torch.manual_seed(0)
+    wide = what == "ban"
+    config = hf.Qwen2Config(
+        vocab_size=20000 if wide else 400, hidden_size=16 if wide else 128, intermediate_size=128,
+        num_hidden_layers=12, num_attention_heads=4, num_key_value_heads=1, head_dim=32,
+        max_position_embeddings=256, eos_token_id=2, pad_token_id=0, architectures=["Qwen2ForCausalLM"],
+    )  # fmt: skip
+    module = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = HookedReasoner.from_hf(module, tiny_tokenizer(), name="there")
+    words = (LETTERS.split() * 9)[:130]
+    problems = [Problem(i, " ".join(words[i:]), "1") for i in range(16)]
+    everywhere = {
+        "add": [f"resid_post.{layer}+2*random({layer})@all" for layer in range(12)],
+        "heads": [f"attn.{layer}.h1*0@all" for layer in range(12)],
+        "ban": ["ban(a|b)"],
+    }[what]
+    arms = [Condition("a", everywhere)]
+    gc.collect()
+    with memory.peak() as most:
+        done = sample(model, problems, conditions=arms, max_new_tokens=2, temperature=0.7, samples=4)
+    plan = plan_memory(model, rows=64, prefixes=16, prompt=max(len(each.prompt_ids) for each in done), new=2)
     assert 0.4 < most() / (plan.total - LIBRARIES) < 1.1, (most(), str(plan))
 
 

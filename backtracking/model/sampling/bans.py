@@ -35,28 +35,25 @@ class Bans:
         rows: Int[Tensor, " active"],
         counted: Bool[Tensor, " active"] | None = None,
     ) -> Tensor:
-        """Logits in which every banned token is impossible for the rows under the ban.
+        """Make every banned token impossible for the rows under the ban, in the logits given, and return them.
 
         Args:
-            logits: Of the next token.
+            logits: Of the next token; changed in place, since a copy would be as large as all that a step holds.
             rows: Index of each among the rows of the unit.
             counted: Which of them are sampled; all if not given.
         """
-        allowed = logits
         for ban, tokens in self._tokens.items():
             under = self._under[ban][rows]
             here = (under if counted is None else under & counted).nonzero().flatten()
             if not len(here):
                 continue
-            if allowed is logits:
-                allowed = logits.clone()
             for some in here.split(max(1, AT_ONCE // logits.shape[1])):
                 theirs = logits[some].float()
                 probability = (theirs[:, tokens] - theirs.logsumexp(-1, keepdim=True)).exp().sum(1)
                 self._applied[ban][rows[some]] += 1
                 self._removed[ban][rows[some]] -= probability
-            allowed[here[:, None], tokens] = float("-inf")
-        return allowed
+            logits[here[:, None], tokens] = float("-inf")
+        return logits
 
     def receipts(self, row: int) -> tuple[Receipt, ...]:
         """One receipt per ban in force on the row; the change is mean probability, negative."""

@@ -137,7 +137,9 @@ def _of_operations(model: HookedReasoner, rows: int, prefixes: int, prompt: int,
     scores = rows * int(cfg.n_heads) * (prompt + columns) * (2 * wide + 2 * size)
     growth = rows * max(columns - BLOCK, 0) * kept  # a layer's room as it was, beside the wider one
     everything = rows * int(cfg.d_vocab)
-    logits = (everything + prefixes * int(cfg.d_vocab)) * size + min(everything * (1 + PER_CANDIDATE), AT_ONCE) * wide
+    capped = everything * size if getattr(config, "final_logit_softcapping", None) is not None else 0
+    choosing = min(everything * (1 + PER_CANDIDATE), AT_ONCE) * wide
+    logits = (everything + prefixes * int(cfg.d_vocab)) * size + max(capped, choosing)
     return max(prefill, rows * token, scores, growth, logits)
 
 

@@ -22,14 +22,26 @@ class _Bound:
     """A stage as it acts on the rows of the forward passes to come."""
 
     mask: Bool[Tensor, "row pos"]
-    gain: Float[Tensor, "row pos width"]
-    direction: Tensor | None
-    offset: Tensor | None
+    gain: Float[Tensor, "row 1 width"]
+    direction: Float[Tensor, "row 1 d"] | None
+    offset: Float[Tensor, "row 1 d"] | None
     head: Int[Tensor, " row"] | None
     count: Float[Tensor, " row"]
     """Positions of the mask."""
     growth: Float[Tensor, "row pos"]
     """By what a gain alone changes the norm of the site, as a share of it."""
+
+    @property
+    def one(self) -> bool:
+        """Whether there is one position a row: then all numbers are neutral where the mask does not reach.
+
+        With several, only the mask is as long as the rows, or the numbers of all sites would fill the memory.
+        """
+        return self.mask.shape[1] == 1
+
+    def gains(self) -> Float[Tensor, "row pos width"]:
+        """The gain at every position, 1 where the mask does not reach."""
+        return self.gain if self.one else torch.where(self.mask[..., None], self.gain, 1.0)
 
     def first(self, rows: int) -> "_Bound":
         """The same for the first rows."""
@@ -83,12 +95,19 @@ class Stage:
         if not bool(mask.any()):
             self.bound = None
             return
-        here = mask[..., None]
+        gain, direction, offset = (
+            None if each is None else each[specs, None] for each in (self.gain, self.direction, self.offset)
+        )
+        assert gain is not None
+        if mask.shape[1] == 1:
+            here = mask[..., None]
+            gain = torch.where(here, gain, 1.0)
+            direction, offset = (None if each is None else each * here for each in (direction, offset))
         self.bound = _Bound(
             mask,
-            torch.where(here, self.gain[specs, None], 1.0),
-            None if self.direction is None else self.direction[specs, None] * here,
-            None if self.offset is None else self.offset[specs, None] * here,
+            gain,
+            direction,
+            offset,
             None if self.head is None else self.head[specs],
             mask.sum(1).float(),
             (self.factor[specs, None].abs() - 1) * mask,
@@ -102,17 +121,18 @@ class Stage:
         bound = self.bound.first(rows)
         self.touched[:rows] += bound.count
         gain_alone = bound.direction is None and bound.offset is None
-        if gain_alone and serves(activation) and activation.shape[:2] == bound.gain.shape[:2]:
-            return fused.scaled(
-                activation, bound.gain, bound.growth, head=bound.head, heads=self.heads, change=self.change
-            )
-        changed = activation * bound.gain
+        gain = bound.gains()
+        if gain_alone and serves(activation) and activation.shape[:2] == gain.shape[:2]:
+            return fused.scaled(activation, gain, bound.growth, head=bound.head, heads=self.heads, change=self.change)
+        changed = activation * gain
         if bound.direction is not None:
             along = (_wide(changed) * bound.direction).sum(-1, keepdim=True)
             changed = changed - along * bound.direction
         if bound.offset is not None:
             changed = changed + bound.offset
         changed = changed.to(activation.dtype)
+        if not (gain_alone or bound.one):
+            changed = torch.where(bound.mask[..., None], changed, activation)
         if gain_alone:
             difference = self._norm(activation, bound.head) * bound.growth
         else:
