@@ -11,7 +11,7 @@ from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.choice import AT_ONCE, PER_CANDIDATE
 from backtracking.model.sampling.compiled import LANES
 from backtracking.model.sampling.packed_cache import BLOCK
-from backtracking.model.sampling.prefixes import AHEAD, tokens_at_once
+from backtracking.model.sampling.prefixes import AHEAD, prompt_tokens_at_once
 
 RESERVE = 0.1
 """Share of the free memory that is left to everything else."""
@@ -126,7 +126,7 @@ def _of_operations(model: HookedReasoner, rows: int, prefixes: int, prompt: int,
     cfg, size, wide = model.cfg, model.dtype.itemsize, max(model.dtype.itemsize, 4)
     config: Any = model.plain.module.config.get_text_config()
     d_model, d_mlp = int(cfg.d_model), int(cfg.d_mlp or 4 * cfg.d_model)
-    together = min(max(1, tokens_at_once(model.device) // prompt), prefixes)
+    together = min(max(1, prompt_tokens_at_once(model.device) // prompt), prefixes)
     experts = int(getattr(config, "num_experts_per_tok", None) or 0)
     mlp = max(3 * d_mlp, experts * (4 * d_model + 3 * int(getattr(config, "moe_intermediate_size", None) or d_mlp)))
     token = max((mlp + 4 * d_model) * size, 4 * d_model * (size + wide))  # of an MLP, or of a norm

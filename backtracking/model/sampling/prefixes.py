@@ -74,7 +74,7 @@ class Prefixes:
 
     def run_next(self) -> Sequence[Prefix]:
         """Run the next prompts in order, as many as fit; return those that ran, in the order of the pass."""
-        room, most = self._cache.entries - len(self._entries), tokens_at_once(self._model.device)
+        room, most = self._cache.entries - len(self._entries), prompt_tokens_at_once(self._model.device)
         count, longest = 1, len(self._to_run[0].ids)
         for prefix in self._to_run[1:room]:
             longest = max(longest, len(prefix.ids))
@@ -139,7 +139,7 @@ class Prefixes:
         return logits
 
 
-def tokens_at_once(device: torch.device) -> int:
+def prompt_tokens_at_once(device: torch.device) -> int:
     """How many tokens of prompts are run together."""
     return TOKENS_AT_ONCE.get(device.type, 4096)
 
