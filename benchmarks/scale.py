@@ -78,7 +78,7 @@ def _completion(row: tuple, encoded: Any) -> Any:
     problem, sample, arm, text, cut = row
     offsets = tuple(start for start, _ in encoded.offsets)
     reason = "length" if cut else "stop"
-    return Completion(problem, sample, "baseline_think_newline", arm, (0, 1), tuple(encoded.ids), text, offsets, reason)
+    return Completion(problem, sample, "baseline_think_newline", arm, (0, 1), tuple(encoded.ids), text, reason, offsets)
 
 
 def analyse_folder(folder: Path, workers: int) -> dict[str, Any]:

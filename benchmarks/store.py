@@ -75,8 +75,8 @@ def completions(number: int) -> list[Completion]:
     ids = torch.randint(5, 300, (number, TOKENS), generator=torch.manual_seed(1)).tolist()
     return [
         Completion(
-            index, 0, "baseline_think_newline", "baseline", tuple(row[:32]), tuple(row[32:]), "", (0,) * (TOKENS - 32),
-            "length",
+            index, 0, "baseline_think_newline", "baseline", tuple(row[:32]), tuple(row[32:]), "", "length",
+            (0,) * (TOKENS - 32),
         )
         for index, row in enumerate(ids)
     ]  # fmt: skip

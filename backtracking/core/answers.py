@@ -14,9 +14,10 @@ from a completion that stopped by itself):
 - an unclosed box; "the answer is 36" (source "stated");
 - a sentence about "the final answer" with one distinct number (source "mention");
 - the last resort (source "last_number"): a text of one short line that says one number, such as
-  `$36.`; or the last sentence, when it is complete, opens with "therefore", "thus", "hence" or
-  speaks of a total or an answer. Never inside reasoning: not before `</think>`, not after an open
-  `<think>`, not in a text that says "Wait", "Hmm", "Let me".
+  `$36.`, or whose last equation says it (`4*9 = 36. 36-6 = 30.`); or the last sentence, when it is
+  complete, opens with "therefore", "thus", "hence" or speaks of a total or an answer. Never inside
+  reasoning: not before `</think>`, not after an open `<think>`, not in a text that says "Wait",
+  "Hmm", "Let me".
 
 Text after the last `</think>` is read first; before it only explicit answers count.
 """
@@ -126,7 +127,7 @@ def _concluded(text: str, start: int) -> Candidate | None:
     end = start + len(text[start:].rstrip())
     begin = start + len(text[start:]) - len(text[start:].lstrip())
     if end - begin <= _SHORT and text.find("\n", begin, end) < 0:
-        reading = read_statement(text, begin, end)
+        reading = read_statement(text, _last_equation(text, begin, end), end)
         if reading is not None and reading.kind != "chosen":
             return Candidate(0, reading, "last_number")
     for boundary in _SENTENCE.finditer(text, max(begin, end - 500), end):
@@ -136,3 +137,10 @@ def _concluded(text: str, start: int) -> Candidate | None:
         return None
     reading = read_statement(text, begin, end)
     return None if reading is None else Candidate(0, reading, "last_number")
+
+
+def _last_equation(text: str, begin: int, end: int) -> int:
+    """Where the last sentence of a line begins, if that and the first one are equations; else where the line does."""
+    starts = [begin, *(boundary.end() for boundary in _SENTENCE.finditer(text, begin, end))]
+    first = text[begin : starts[1]] if len(starts) > 1 else ""
+    return starts[-1] if "=" in first and "=" in text[starts[-1] : end] else begin

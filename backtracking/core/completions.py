@@ -12,14 +12,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, get_args, overload
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from backtracking.core.atomic import replacing
-from backtracking.core.errors import DamagedFileError, MissingFileError
+from backtracking.core.errors import DamagedFileError, InputError, MissingFileError
 from backtracking.core.receipts import Receipt
 
 FinishReason = Literal["stop", "length", "degenerate"]
@@ -39,12 +39,21 @@ class Completion:
     """The sampled token ids, the stop token included."""
     text: str
     """The sampled text without the stop token; other special tokens are written out."""
-    offsets: tuple[int, ...]
-    """For each sampled id the character at which its text begins; the stop token's is the end."""
     finish_reason: FinishReason
     """`stop`: the model ended; `length`: cut at the limit; `degenerate`: cut while looping."""
+    offsets: tuple[int, ...] = ()
+    """For each sampled id the character at which its text begins; the stop token's is the end. Empty: not known."""
     receipts: tuple[Receipt, ...] = ()
     """What each intervention of the condition did to this row."""
+
+    def __post_init__(self) -> None:
+        """Keep ids as tuples; refuse a finish reason that is none, and offsets of other ids."""
+        for name in ("prompt_ids", "ids", "offsets"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.finish_reason not in get_args(FinishReason):
+            raise InputError(f"finish_reason is {self.finish_reason!r}; use {', '.join(get_args(FinishReason))}")
+        if self.offsets and len(self.offsets) != len(self.ids):
+            raise InputError(f"{len(self.offsets)} offsets cannot be those of {len(self.ids)} sampled ids")
 
     def token_at(self, char: int) -> int:
         """Index among the sampled ids of the token that holds character `char` of the text.
@@ -53,18 +62,25 @@ class Completion:
 
         Raises:
             IndexError: The text has no such character.
+            InputError: The completion holds no offsets.
         """
         if not 0 <= char < len(self.text):
             raise IndexError(f"character {char} is outside a text of {len(self.text)} characters")
-        last = bisect_right(self.offsets, char) - 1
+        last = bisect_right(self._offsets(), char) - 1
         while last > 0 and self.offsets[last - 1] == self.offsets[last]:
             last -= 1
         return last
 
     def token_text(self, index: int) -> str:
         """Text of the sampled id at `index`; empty for the stop token."""
-        end = self.offsets[index + 1] if index + 1 < len(self.offsets) else len(self.text)
-        return self.text[self.offsets[index] : end]
+        starts = self._offsets()
+        end = starts[index + 1] if index + 1 < len(starts) else len(self.text)
+        return self.text[starts[index] : end]
+
+    def _offsets(self) -> tuple[int, ...]:
+        if len(self.offsets) < len(self.ids):
+            raise InputError("this completion holds no offsets, which say where each token begins in the text")
+        return self.offsets
 
     def _repr_html_(self) -> str:
         """For notebooks: what it is, and its text with every trigger marked."""

@@ -3,8 +3,9 @@ r"""Grade a completion against its gold answer: right, wrong, unparsed or trunca
 Numbers are compared exactly, as fractions: `36`, `$36`, `36.00`, `\boxed{36}` and `**36**` are one
 answer. Rounding is forgiven in one case only: where one side has no finite decimal (11/3) and the
 other is a decimal with two or more places that it rounds to (3.67, not 3.7 and not 3.66). A
-whole-number gold is matched by that number alone. A percent sign is a unit: `20%` is 20. Formulas
-are compared by `core/symbolic.py`.
+whole-number gold is matched by that number alone. A percent sign is a unit: `20%` is 20. A scale
+word is a unit or a factor, as the gold answer has it: `5 million` is 5 and 5,000,000. Formulas are
+compared by `core/symbolic.py`.
 """
 
 import numbers
@@ -14,7 +15,7 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from backtracking.core.answers import Answer, read_answer
-from backtracking.core.numerals import find_numerals
+from backtracking.core.numerals import find_numerals, scale_after
 from backtracking.core.statements import read_statement
 from backtracking.core.symbolic import same_formula
 
@@ -39,6 +40,8 @@ class Gold:
 
     text: str
     value: Fraction | None
+    scale: int = 1
+    """What a word behind the number multiplies it by, such as "million"."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def grade(text: str, gold: str | int | float, *, finish_reason: FinishReason = "
     answer = read_answer(text, explicit_only=finish_reason != "stop")
     if answer is None or (target.value is not None and not _says_a_number(answer)):
         return Verdict("truncated" if finish_reason == "length" else "unparsed", None)
-    return Verdict("right" if _matches(target, answer) else "wrong", answer)
+    right = _matches(target, answer, scale_after(text, answer.span[1]))
+    return Verdict("right" if right else "wrong", answer)
 
 
 def read_gold(gold: str | int | float) -> Gold:
@@ -108,7 +112,7 @@ def _read_gold_text(written: str) -> Gold:
         raise ValueError(f"gold answer {_shortened(written)} is not one number or formula; mend the problem set")
     if reading.kind == "direct" and reading.value is None:
         raise ValueError(f"gold answer {_shortened(written)} is not one finite number; mend the problem set")
-    return Gold(text[reading.start : reading.end], reading.value)
+    return Gold(text[reading.start : reading.end], reading.value, scale_after(text, reading.end))
 
 
 def _count_numbers(text: str) -> int:
@@ -125,9 +129,10 @@ def _says_a_number(answer: Answer) -> bool:
     return any(c.isdigit() for c in answer.text) or any(s in answer.text for s in ("\\pi", "\\infty", "π", "∞"))
 
 
-def _matches(gold: Gold, answer: Answer) -> bool:
+def _matches(gold: Gold, answer: Answer, scale: int) -> bool:
     if gold.value is not None and answer.value is not None:
-        return _equal(gold.value, answer.value)
+        meant = {(gold.value * one, answer.value * other) for one in (1, gold.scale) for other in (1, scale)}
+        return any(_equal(*pair) for pair in meant)
     return same_formula(gold.text, answer.text)
 
 

@@ -33,10 +33,8 @@ class Scale:
     def __init__(self, site: str | Site, factor: float, scope: Scope = "all") -> None:
         """Read the site from its text form; refuse a factor that is not a finite number."""
         object.__setattr__(self, "site", Site.parse(site))
-        object.__setattr__(self, "factor", float(factor))
+        object.__setattr__(self, "factor", _finite(factor, f"cannot scale {site} by"))
         object.__setattr__(self, "scope", check_scope(scope))
-        if not math.isfinite(self.factor):
-            raise InputError(f"cannot scale {site} by {factor}: give a finite number")
 
     def __str__(self) -> str:
         """Return the text form, such as `mlp.27*0.5@decode`."""
@@ -56,10 +54,8 @@ class Add:
         """Take the vector as a list, an array or a tensor; refuse a scale that is not finite."""
         object.__setattr__(self, "site", Site.parse(site))
         object.__setattr__(self, "vector", as_vector(vector))
-        object.__setattr__(self, "scale", float(scale))
+        object.__setattr__(self, "scale", _finite(scale, f"cannot add a vector at {site} times"))
         object.__setattr__(self, "scope", check_scope(scope))
-        if not math.isfinite(self.scale):
-            raise InputError(f"cannot add {scale} times a vector at {site}: give a finite number")
 
     def __str__(self) -> str:
         """Return the text form, such as `resid_post.10+8*random(3)@decode`."""
@@ -120,10 +116,10 @@ class Ban:
     triggers: tuple[str, ...]
 
     def __init__(self, triggers: Sequence[str]) -> None:
-        """Take any sequence of trigger phrases; refuse none and empty ones."""
-        chosen = (triggers,) if isinstance(triggers, str) else tuple(triggers)
+        """Take any sequence of trigger phrases, without the blanks around them; refuse none and empty ones."""
+        chosen = tuple(trigger.strip() for trigger in ((triggers,) if isinstance(triggers, str) else triggers))
         object.__setattr__(self, "triggers", chosen)
-        if not chosen or not all(trigger.strip() for trigger in chosen):
+        if not all(chosen) or not chosen:
             raise InputError(f"Ban needs at least one non-empty trigger, not {triggers!r}")
         if any(set("|()") & set(trigger) for trigger in chosen):
             raise InputError(f"a trigger to ban cannot contain | or brackets: {triggers!r}")
@@ -135,7 +131,7 @@ class Ban:
 
 __all__ = [
     "BASELINE", "Add", "At", "Ban", "Condition", "Intervention", "Project", "Replace", "Scale", "Scope",
-    "SiteIntervention", "Window", "check_conditions", "parse_conditions", "parse_intervention",
+    "SiteIntervention", "Window", "check_conditions", "conditions_of", "parse_conditions", "parse_intervention",
 ]  # fmt: skip
 
 SiteIntervention: TypeAlias = Scale | Add | Replace | Project
@@ -198,6 +194,35 @@ def parse_intervention(text: str | Intervention) -> Intervention:
     )
 
 
+Conditions: TypeAlias = (
+    Sequence[Condition | tuple[str, Sequence[str | Intervention]]] | Mapping[str, Sequence[str | Intervention]]
+)
+"""Arms as they can be given: conditions, pairs of a name and interventions, or a mapping from the one to the other."""
+
+
+def conditions_of(given: Conditions) -> tuple[Condition, ...]:
+    """The conditions given, in order; to a mapping the baseline is added.
+
+    Raises:
+        InputError: They are given in another form.
+    """
+    if isinstance(given, Mapping):
+        return parse_conditions(given)
+    if isinstance(given, str | Condition) or not isinstance(given, Sequence):
+        raise InputError(f"conditions are given as a list or a mapping, not as {given!r}; write [{given!r}]")
+    return tuple(map(_condition, given))
+
+
+def _condition(given: Condition | tuple[str, Sequence[str | Intervention]]) -> Condition:
+    if isinstance(given, Condition):
+        return given
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
+        return Condition(*given)
+    if given == BASELINE.name:
+        return BASELINE
+    raise InputError(f"{given!r} is no condition; give Condition(name, interventions), or a pair of the two")
+
+
 def parse_conditions(arms: Mapping[str, Sequence[str | Intervention]]) -> tuple[Condition, ...]:
     """Return one condition per entry, in order, with `baseline` first."""
     conditions = [Condition(name, interventions) for name, interventions in arms.items()]
@@ -225,6 +250,16 @@ def check_conditions(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
 
 
 BASELINE = Condition("baseline")
+
+
+def _finite(number: Any, refused: str) -> float:
+    try:
+        value = float(number)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{refused} {number!r}: give a finite number")
+    return value
 
 
 def _number(value: float) -> str:

@@ -48,6 +48,8 @@ _RANGE = re.compile(rf"[-\u2013\u2212](?={_DECIMAL}){_DECIMAL}")
 _GAP = re.compile(r"\s*+")
 _REACH = 4 * MAX_DIGITS
 """Characters after a number in which its continuation begins; only a longer gap of white space is not seen."""
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = re.compile(rf"[ \u00a0*_$\\]{{0,8}}(?:text\w*\{{ ?)?({'|'.join(_SCALES)})s?(?![A-Za-z])", re.IGNORECASE)
 _AT_POINT = re.compile(_POINT)
 _RUN = re.compile(r"\d+")
 _PIECE = re.compile(rf"\d++(?:{_POINT}\d++)?+")
@@ -90,6 +92,12 @@ def find_numerals(text: str, start: int = 0, end: int | None = None) -> Iterator
         if begin < 0:
             begin = match.start()
         yield Numeral(value, begin, stop, bool(match["currency"]))
+
+
+def scale_after(text: str, end: int) -> int:
+    """What the word behind a number that ends there multiplies it by (`5 million`); 1 if it is no such word."""
+    word = _SCALE.match(text, end)
+    return 1 if word is None else _SCALES[word[1].lower()]
 
 
 def _value_at(text: str, match: re.Match[str], end: int) -> tuple[Fraction | None, int]:

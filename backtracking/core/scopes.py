@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from backtracking.core.errors import InputError
 
 NamedScope = Literal["all", "prompt", "decode"]
@@ -18,7 +20,9 @@ class At:
 
     def __init__(self, positions: Sequence[int]) -> None:
         """Take any sequence of positions; refuse none at all and negative ones."""
-        object.__setattr__(self, "positions", tuple(sorted(set(positions))))
+        if isinstance(positions, int) or not all(isinstance(each, int | np.integer) for each in positions):
+            raise InputError(f"At needs a list of positions, not {positions!r}; write At([3, 4])")
+        object.__setattr__(self, "positions", tuple(sorted({int(each) for each in positions})))
         if not self.positions or self.positions[0] < 0:
             raise InputError(f"At needs positions counted from 0, not {tuple(positions)!r}")
 

@@ -14,8 +14,8 @@ In this order:
    follows "is", "are", "was", "equals" or "total of", else the last one of the first sentence that
    has any (kind "chosen").
 
-Number words ("fifteen") are not read, and scale words ("million", "dozen") are units. Words without
-a digit are no answer.
+Number words ("fifteen") are not read, and scale words ("million", "dozen") are units, which only
+`grade` looks at. Words without a digit are no answer.
 """
 
 from dataclasses import dataclass

@@ -96,12 +96,29 @@ def load_config(path: str | Path) -> Config:
     if not path.is_file():
         raise MissingFileError(f"no config file at {path}{_others(path)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Once)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {_one_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no sections; the least is model: {{hf_id: ...}}")
     return read_config(content, where=str(path))
+
+
+class _Once(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML readers silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Read a mapping; its merged keys (`<<`) may be given again."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
+        for (key, _), name in zip([pair for pair in node.value if pair[0].tag != _MERGE], keys, strict=True):
+            if keys.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} is given twice; keep one of them", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def _one_line(error: Exception) -> str:

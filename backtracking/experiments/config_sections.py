@@ -82,7 +82,7 @@ class GenerationSection(Section):
 
     num_samples_per_prompt: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=512, ge=1)
-    temperature: float = Field(default=0.7, ge=0)
+    temperature: float = Field(default=0.7, ge=0, allow_inf_nan=False)
     top_p: float = Field(default=0.95, gt=0, le=1)
     do_sample: bool = True
     batch_size: int | None = Field(default=None, ge=1)

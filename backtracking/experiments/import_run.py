@@ -54,19 +54,23 @@ class ImportedRun:
     """What the folder lacks and what follows from it, a sentence each."""
 
 
-def import_run(path: Path, *, out: Path = Path("runs"), problems: Path | None = None, seed: int = 0) -> ImportedRun:
+def import_run(
+    path: str | Path, *, out: str | Path = "runs", problems: str | Path | None = None, seed: int = 0
+) -> ImportedRun:
     """Read a run folder of the published study into `out` as a run of ours.
 
     Args:
         path: A folder as mats-backtracking leaves it: config_resolved.yaml, meta.json, analysis/.
         out: Folder of all runs.
-        problems: The problem set of the run; the one its config names, here or in a data folder, if not given.
+        problems: The problem set of the run; the one its config names, here, in a data folder or in a folder above
+            the run, if not given.
         seed: Of the bootstrap.
 
     Raises:
         InputError: It is no such folder, a table is damaged or lacks columns, the problem set is not there or
             not the run's, or it was imported already.
     """
+    path, out = Path(path), Path(out)
     config, meta = _config(path), _meta(path)
     phase1 = (path / "analysis" / "backtracking_events.csv").is_file()
     sweeps = [name for name in SWEEPS if (path / "analysis" / f"{name}_sweep_results.csv").is_file()]
@@ -121,13 +125,16 @@ def _meta(path: Path) -> dict[str, Any]:
     return found
 
 
-def _problem_file(path: Path, config: Config, given: Path | None) -> Path:
-    wanted = given or Path(config.dataset.save_path or "")
+def _problem_file(path: Path, config: Config, given: str | Path | None) -> Path:
+    wanted = Path(given or config.dataset.save_path or "")
     found = find_data_file(wanted)
+    if found is None and given is None and wanted.name:
+        beside = (folder / wanted.name for folder in (path.resolve(), *path.resolve().parents[:3]))
+        found = next((file for file in beside if file.is_file()), None)
     if found is None:
         raise MissingFileError(
-            f"the problems of {path.name} are not at {wanted}, nor of that name in a data folder; without them "
-            "nothing can be regraded: give the file with --problems"
+            f"the problems of {path.name} are not at {wanted}, nor of that name in a data folder or above the run; "
+            "without them nothing can be regraded: give the file with --problems"
         )
     return found
 

@@ -7,7 +7,7 @@ its result. A step that needs an earlier one calls it; what that one has saved i
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backtracking.core.completions import Completions
+from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event, OnsetRow, table
 from backtracking.core.interventions import BASELINE, Ban, Condition, Scale
@@ -92,12 +92,15 @@ def generate_condition(study: Study, condition: str, *, variant: str | None = No
 
 
 def detect(study: Study) -> tuple[tuple[Event, ...], tuple[OnsetRow, ...]]:
-    """Events and onsets of every completion the run has; writes both tables."""
+    """Events and onsets of every completion the run has, each arm once; writes both tables."""
     completions = study.folder.completions()
     if not len(completions):
         raise InputError(f"{study.folder.run_id} has no completions yet; run: backtracking generate")
-    phases = Completions(c for c in completions if not c.condition.startswith("fork:"))
-    events, onsets = study.detect(phases)
+    once: dict[tuple[int | str, int, str, str], Completion] = {}  # the ban is sampled in every sweep, the same
+    for row in completions:
+        if not row.condition.startswith("fork:"):
+            once.setdefault((row.problem_id, row.sample_id, row.variant, row.condition), row)
+    events, onsets = study.detect(Completions(once.values()))
     study.folder.save_parquet("events", table(events, Event))
     study.folder.save_parquet("onsets", table(onsets, OnsetRow))
     return events, onsets

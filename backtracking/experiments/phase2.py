@@ -33,6 +33,8 @@ from backtracking.model.tokens import tokens_that_begin
 from backtracking.workspace.guarded import write_text
 
 DIRECTION, ALL = "random_direction", "all_selected"
+DIRECTION_OF_SCALES = "random_direction: scale"
+"""Of another subset, and so of another length, than that of the subset sweep."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def scale_sweep(study: Study) -> tuple[Sweep, Tradeoff]:
     arms.append(ban_condition(study))
     completions = study.sample("scales", arms)
     strongest = min(range(len(section.scales)), key=lambda index: section.scales[index])
-    direction = direction_condition(study, completions, arms[strongest])
+    direction = direction_condition(study, completions, arms[strongest], DIRECTION_OF_SCALES)
     completions = Completions([*completions, *study.sample("scale_direction", (direction,))])
     sweep = _sweep(study, "scale_sweep", (*arms, direction), completions)
     trade = tradeoff(sweep.comparison, factors=factors)
@@ -188,7 +190,7 @@ def continuation_ablation(study: Study) -> tuple[DecisionAblation, Forks | None]
     return found, fork(study, cut, sites=largest, samples=section.fork_samples)
 
 
-def direction_condition(study: Study, completions: Completions, ablated: Condition) -> Condition:
+def direction_condition(study: Study, completions: Completions, ablated: Condition, name: str = DIRECTION) -> Condition:
     """Random directions at the sites of an ablation, each as long as what that took away on average."""
     table = receipts_table(completions.of(ablated.name))
     receipts = dict(zip(table["intervention"], table["mean_change"], strict=True))
@@ -198,7 +200,7 @@ def direction_condition(study: Study, completions: Completions, ablated: Conditi
         assert isinstance(intervention, Scale)
         length = abs(float(receipts[str(intervention)]))
         added.append(Add(intervention.site, RandomVector(seed + number), round(length, 4), "decode"))
-    return Condition(DIRECTION, added)
+    return Condition(name, added)
 
 
 def _ablation(name: str, sites: Sequence[Site], factor: float) -> Condition:

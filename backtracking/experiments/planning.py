@@ -1,5 +1,6 @@
 """What a config will cost and what it can find, before it is run."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -109,11 +110,15 @@ class Plan:
         found += self._costs()
         found.append(f"memory: weights {self.weights / GIB:.2f} GiB; {self.memory}")
         found += [
-            f"with 80 % power a difference of {points:.1f} points is found from a baseline of {100 * rate:.0f} %, "
+            f"with 80 % power {_difference(points)} is found from a baseline of {100 * rate:.0f} %, "
             f"{comparisons} comparisons under Holm (correlations as in core/power.py)"
             for rate, comparisons, points in self.detectable
         ]
         return tuple(found)
+
+
+def _difference(points: float) -> str:
+    return "no difference, however large," if math.isnan(points) else f"a difference of {points:.1f} points"
 
 
 def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2), workers: int = 8) -> Plan:

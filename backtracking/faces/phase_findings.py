@@ -1,5 +1,7 @@
 """What a report of phase 1 and phase 2 says in sentences: the four answers, and what to be wary of."""
 
+import math
+
 from backtracking.core.interventions import BASELINE
 from backtracking.core.power import PairedDesign, minimum_detectable
 from backtracking.experiments.phase1 import TARGETED, Phase1
@@ -70,11 +72,16 @@ def _sure(first: Phase1) -> str:
     rate = min(max(baseline.backtracking.value, 0.02), 0.98)
     samples = study.config.generation.num_samples_per_prompt
     least = minimum_detectable(PairedDesign(baseline.problems, samples, rate))
+    found = (
+        "no difference, however large, would be found with 80 % power"
+        if math.isnan(least)
+        else f"a difference of {100 * least:.1f} points would be found with 80 % power"
+    )
     failed = sum(not check.ok for check in study.checks)
     return (
         f"How sure? {baseline.completions} completions of {baseline.problems} problems per arm, arms paired by sample, "
-        f"95 % intervals and tests clustered by problem; a difference of {100 * abs(least):.1f} points would be found "
-        f"with 80 % power. Self-check: {len(study.checks) - failed} of {len(study.checks)} laws hold; "
+        f"95 % intervals and tests clustered by problem; {found}. "
+        f"Self-check: {len(study.checks) - failed} of {len(study.checks)} laws hold; "
         f"{len(first.points.unmatched)} of {len(first.points.events)} onsets lack a control."
     )
 

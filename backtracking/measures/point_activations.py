@@ -163,7 +163,7 @@ def _runs(every: Sequence[DecisionPoint]) -> list[_Run]:
 def _as_completion(run: _Run) -> Completion:
     point = run.longest
     prompt, ids = point.context[: point.prompt_tokens], point.context[point.prompt_tokens :]
-    return Completion(point.problem_id, point.sample_id, point.variant, "baseline", prompt, ids, "", (), "length")
+    return Completion(point.problem_id, point.sample_id, point.variant, "baseline", prompt, ids, "", "length")
 
 
 def _positions(point: DecisionPoint, window: Window) -> range:

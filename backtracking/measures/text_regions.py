@@ -25,7 +25,7 @@ def written_so_far(model: HookedReasoner, point: DecisionPoint) -> Completion:
     text, offsets = decode_with_offsets(model.tokenizer, ids)
     return Completion(
         point.problem_id, point.sample_id, point.variant, "baseline", point.context[: point.prompt_tokens], ids,
-        text, offsets, "length",
+        text, "length", offsets,
     )  # fmt: skip
 
 

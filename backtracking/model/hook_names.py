@@ -28,6 +28,17 @@ def hook_point(bridge: TransformerBridge, site: Site) -> str:
     return name
 
 
+def point_named(bridge: TransformerBridge, name: str | Site) -> str:
+    """The full name of a hook point that is named in full, by an alias, or as a site such as `mlp.3`.
+
+    Raises:
+        UnknownSiteError: The model has none of that name.
+    """
+    if isinstance(name, Site):
+        return hook_point(bridge, name)
+    return full_name(bridge, name) or hook_point(bridge, Site.parse(name))
+
+
 def full_name(bridge: TransformerBridge, hook_name: str) -> str | None:
     """The full name of a hook point by that or an alias, if the model has it."""
     names = _hook_names.setdefault(bridge, {})

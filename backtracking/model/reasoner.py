@@ -21,7 +21,7 @@ from backtracking.core.interventions import Intervention, parse_intervention
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting, Variant
 from backtracking.core.sites import Component, Site
-from backtracking.model.hook_names import full_name, hook_point
+from backtracking.model.hook_names import full_name, point_named
 from backtracking.model.hooks import Intervening, intervening
 from backtracking.model.plain import PlainModel
 from backtracking.model.tokens import decode, prompt_ids
@@ -173,9 +173,13 @@ class HookedReasoner:
     def run_with_hooks(
         self, ids: Ids, fwd_hooks: Sequence[tuple[str | Site, Callable]], **options: Any
     ) -> Float[Tensor, "row pos vocab"]:
-        """TransformerLens's `run_with_hooks` on token ids; a hook point may be named as a site."""
+        """TransformerLens's `run_with_hooks` on token ids; a hook point may be named as a site.
+
+        Raises:
+            UnknownSiteError: The model has no such hook point.
+        """
         named: list[tuple[str | Callable, Callable]] = [
-            (hook_point(self.bridge, place) if isinstance(place, Site) else place, hook) for place, hook in fwd_hooks
+            (point_named(self.bridge, place), hook) for place, hook in fwd_hooks
         ]
         with torch.no_grad():
             return self.bridge.run_with_hooks(self._tensor(ids), fwd_hooks=named, **options)
@@ -229,6 +233,8 @@ class HookedReasoner:
         return logits[:, -1], cache
 
     def _tensor(self, ids: Ids) -> Int[Tensor, "row pos"]:
+        if not isinstance(ids, Tensor) and len({len(row) for row in ids if isinstance(row, Sequence)}) > 1:
+            raise InputError("rows of different lengths cannot run together; run each alone, or pad them yourself")
         tensor = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         return tensor[None] if tensor.ndim == 1 else tensor
 

@@ -15,7 +15,7 @@ def completion(text: str, *, ids=None, problem=7, finish="stop", variant="baseli
     tokenizer = tiny_tokenizer()
     ids = tokenizer.encode(text, add_special_tokens=False) if ids is None else ids
     decoded, offsets = decode_with_offsets(tokenizer, ids)
-    return Completion(problem, 0, variant, "baseline", (1, 4, 5), tuple(ids), decoded, offsets, finish)
+    return Completion(problem, 0, variant, "baseline", (1, 4, 5), tuple(ids), decoded, finish, offsets)
 
 
 def only(text: str, **options) -> Event:

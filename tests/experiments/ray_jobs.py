@@ -18,7 +18,7 @@ def unit_of(number: int, plan: str = "plan") -> Unit:
 def completions_of(unit: Unit) -> Completions:
     """What a unit's number alone decides."""
     ids = (unit.number, unit.number + 1)
-    return Completions([Completion(unit.number, 0, "v", "baseline", (1, 2), ids, "ab", (0, 1), "length")])
+    return Completions([Completion(unit.number, 0, "v", "baseline", (1, 2), ids, "ab", "length", (0, 1))])
 
 
 @dataclass(frozen=True)

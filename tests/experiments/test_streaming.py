@@ -22,7 +22,7 @@ def completion(problem: int, sample: int, condition: str, rng: random.Random) ->
     text = "".join(rng.choices(PIECES, k=rng.randint(1, 6))) + rng.choice(["Final: 7", "Final: 9", ""])
     return Completion(
         problem, sample, "baseline_think_newline", condition, (1, 2), tuple(range(len(text))), text,
-        tuple(range(len(text))), rng.choice(["stop", "stop", "length"]),
+        rng.choice(["stop", "stop", "length"]), tuple(range(len(text))),
     )  # fmt: skip
 
 

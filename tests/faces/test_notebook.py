@@ -95,7 +95,7 @@ def test_circuitsvis_draws_without_a_network_and_reads_no_token_as_html(tmp_path
     tokens = completion(f"{ATTACK}</script>&amp;", finish="length")
     page = show_tokens(tokens, np.linspace(-1, 1, len(tokens.ids)), circuitsvis=True)._repr_html_()
     whole = completion(f"{ATTACK}</script>", finish="length", ids=(7,) * (len(ATTACK) + 9))
-    one = bt.Completion(0, 0, "v", "c", (1,), (5, 6), whole.text, (0, len(ATTACK)), "length")
+    one = bt.Completion(0, 0, "v", "c", (1,), (5, 6), whole.text, "length", (0, len(ATTACK)))
     page += show_tokens(one, [0.5, -0.5], circuitsvis=True)._repr_html_()
     (tmp_path / "cell.html").write_text(f"<!doctype html><meta charset=utf-8><link rel=icon href='data:,'>{page}")
     with chromium() as browser:

@@ -38,8 +38,8 @@ def completion(
         (5, 6, 7),
         chosen,
         text,
-        offsets,
         finish,
+        offsets,
         receipts,  # pyright: ignore
     )
 

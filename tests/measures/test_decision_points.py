@@ -38,7 +38,7 @@ def completion(problem, sample, words, *, condition="baseline", variant=VARIANTS
     """A completion whose tokens are these words."""
     offsets = np.cumsum([0, *(len(word) for word in words)])[:-1].tolist()
     ids = tuple(ID[word] for word in words)
-    return Completion(problem, sample, variant, condition, (0,) * prompt, ids, "".join(words), tuple(offsets), "stop")
+    return Completion(problem, sample, variant, condition, (0,) * prompt, ids, "".join(words), "stop", tuple(offsets))
 
 
 def events_of(rows):

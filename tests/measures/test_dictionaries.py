@@ -84,7 +84,7 @@ def test_a_dictionary_trained_on_the_store_finds_the_planted_feature(model_and_t
     rows = []
     for number in range(150):
         ids = tuple(int(i) for i in rng.choice([*CHOSEN, *OTHERS], size=20))
-        rows.append(Completion(f"p{number}", 0, "v", "baseline", ids[:2], ids[2:], "", (), "length"))
+        rows.append(Completion(f"p{number}", 0, "v", "baseline", ids[:2], ids[2:], "", "length"))
     store = cache_activations(model, rows, sites=[SITE], to=tmp_path / "store")
     found = train_topk(store, SITE, settings=TopKSettings(features=128, k=8, steps=300, batch=256))
     assert found.unexplained < 0.5 * found.unexplained_at_start

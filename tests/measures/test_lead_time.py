@@ -34,7 +34,7 @@ def texts(model, trigger, *, problems=40, length=14, seed=0):
             text = "".join(pieces) + "".join(pieces[: len(more)])
             behind = tuple(offsets[-1] + len(pieces[-1]) + offset for offset in offsets[: len(more)])
             row = Completion(
-                f"p{number}", sample_id, "v", "baseline", (5, 6, 7), tokens + more, text, offsets + behind, "length"
+                f"p{number}", sample_id, "v", "baseline", (5, 6, 7), tokens + more, text, "length", offsets + behind
             )
             completions.append(row)
             context = row.prompt_ids + row.ids[: length - 1]

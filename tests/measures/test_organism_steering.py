@@ -23,7 +23,7 @@ from backtracking.model.sampling import sample
 
 
 def completion(text: str) -> Completion:
-    return Completion("p", 0, "v", "baseline", (1,), (2,), text, (0,), "stop")
+    return Completion("p", 0, "v", "baseline", (1,), (2,), text, "stop", (0,))
 
 
 def test_outcomes_are_read_off_the_truth_of_each_step():

@@ -20,7 +20,7 @@ def completion(model, sentences, sample=0):
     stop = model.tokenizer.convert_tokens_to_ids(".")
     ids = tuple(token for sentence in sentences for token in (*sentence, stop))
     text, offsets = decode_with_offsets(model.tokenizer, ids)
-    return Completion(f"p{sample}", sample, "v", "baseline", (1, 7, 9), ids, text, offsets, "length")
+    return Completion(f"p{sample}", sample, "v", "baseline", (1, 7, 9), ids, text, "length", offsets)
 
 
 def sentences_of(model, count, seed):

@@ -22,7 +22,7 @@ def written(model, text: str, *, receipts=()) -> Completion:
     whole, offsets = decode_with_offsets(model.tokenizer, ids[:-1])
     prompt = tuple(model.to_ids(bt.Problem(0, "a b c", "7")))
     return Completion(
-        0, 0, "baseline_think_newline", "any", prompt, tuple(ids), whole, (*offsets, len(whole)), "stop", receipts
+        0, 0, "baseline_think_newline", "any", prompt, tuple(ids), whole, "stop", (*offsets, len(whole)), receipts
     )
 
 

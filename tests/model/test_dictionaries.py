@@ -114,7 +114,7 @@ def store(tiny, tmp_path_factory):
     rows = []
     for number in range(120):
         ids = tuple(int(i) for i in rng.integers(3, 60, size=16))
-        rows.append(Completion(f"p{number}", 0, "v", "baseline", ids[:3], ids[3:], "", (), "length"))
+        rows.append(Completion(f"p{number}", 0, "v", "baseline", ids[:3], ids[3:], "", "length"))
     return cache_activations(tiny, rows, sites=["resid_post.0"], to=tmp_path_factory.mktemp("s") / "store")
 
 

@@ -125,7 +125,7 @@ def test_shares_are_decoded_in_turn_where_no_process_can_be_forked(organism, row
     def one_token_each(_model, part, *_arguments, **_options):
         begun.append(part)
         return Completions(
-            Completion(row.problem_id, row.sample_id, "v", row.condition.name, row.prompt_ids, (1,), "", (0,), "stop")
+            Completion(row.problem_id, row.sample_id, "v", row.condition.name, row.prompt_ids, (1,), "", "stop", (0,))
             for row in part
         )
 

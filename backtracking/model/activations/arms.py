@@ -9,12 +9,10 @@ from backtracking.core.interventions import (
     At,
     Ban,
     Condition,
-    Intervention,
+    Conditions,
     SiteIntervention,
-    parse_conditions,
+    conditions_of,
 )
-
-Conditions = Sequence[Condition] | Mapping[str, Sequence[str | Intervention]]
 
 
 def arms_for(completions: Sequence[Completion], conditions: Conditions | str | None) -> dict[str, Condition]:
@@ -31,8 +29,7 @@ def arms_for(completions: Sequence[Completion], conditions: Conditions | str | N
                 "is run under its own, or conditions='clean' to run them without any"
             )
         return {}
-    listed = parse_conditions(conditions) if isinstance(conditions, Mapping) else (BASELINE, *conditions)
-    arms = {arm.name: arm for arm in listed}
+    arms = {arm.name: arm for arm in (BASELINE, *conditions_of(conditions))}
     for completion in completions:
         if completion.condition not in arms:
             raise InputError(f"no condition {completion.condition!r} is given; there are {', '.join(arms)}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import InputError
-from backtracking.core.interventions import BASELINE, Condition, parse_conditions
+from backtracking.core.interventions import BASELINE, Condition, Conditions, conditions_of
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
 from backtracking.core.sites import Site
@@ -29,7 +29,7 @@ from backtracking.model.activations.writer import StoreWriter
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.packed_engine import run_unit
 from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
-from backtracking.model.sampling.sampler import Conditions, in_order, memory_for
+from backtracking.model.sampling.sampler import in_order, memory_for
 from backtracking.model.sampling.taps import Taps, bytes_per_row
 
 SAMPLED = "completions.parquet"
@@ -95,7 +95,7 @@ def sample_and_cache(
     if shard_bytes < 1:
         raise InputError(f"shard_bytes is {shard_bytes}; it must be at least 1")
     settings = Settings(max_new_tokens, temperature, top_p, seed)
-    arms = parse_conditions(conditions) if not isinstance(conditions, Sequence) else tuple(conditions)
+    arms = conditions_of(conditions)
     prompting = prompting or Prompting()
     plan = plan_rows(
         model, problems, conditions=arms, samples=samples, variant=variant, settings=settings, prompting=prompting

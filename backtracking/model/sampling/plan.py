@@ -4,6 +4,7 @@ A unit is a fixed set of rows, decided before anything runs, so that a run conti
 does the units that are missing and ends where an uninterrupted one does.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,8 +39,8 @@ class Settings:
         """Refuse settings under which nothing can be sampled."""
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {self.max_new_tokens}; at least 1 is needed")
-        if self.temperature < 0:
-            raise InputError(f"temperature {self.temperature} is negative; 0 is greedy")
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature is {self.temperature}; give 0, which is greedy, or a number above it")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
 

@@ -1,11 +1,11 @@
 """`sample`: problems and conditions in, completions out, whatever engine decodes them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import InputError
-from backtracking.core.interventions import BASELINE, Condition, Intervention, parse_conditions
+from backtracking.core.interventions import BASELINE, Conditions, conditions_of
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
 from backtracking.model.reasoner import HookedReasoner
@@ -20,7 +20,6 @@ from backtracking.model.sampling.refusals import SLOWER, check_length, check_one
 from backtracking.model.sampling.shares import run_in_shares, shares_for
 
 Engine = Literal["packed", "graphed", "bridge"]
-Conditions = Sequence[Condition] | Mapping[str, Sequence[str | Intervention]]
 
 
 @alone
@@ -47,8 +46,8 @@ def sample(
     Args:
         model: The reasoner.
         problems: What to solve; ids must be unique.
-        conditions: The arms, as conditions or as a mapping from name to interventions (in which
-            case the baseline is added).
+        conditions: The arms, as conditions, as pairs of a name and interventions, or as a mapping from the one
+            to the other (in which case the baseline is added).
         samples: Completions per problem and condition.
         max_new_tokens: Limit of sampled tokens; a row cut there says so in its finish reason.
         temperature: 0 is greedy.
@@ -70,7 +69,7 @@ def sample(
         ReceiptError: An intervention did not touch what it should have.
     """
     settings = Settings(max_new_tokens, temperature, top_p, seed)
-    arms = parse_conditions(conditions) if isinstance(conditions, Mapping) else tuple(conditions)
+    arms = conditions_of(conditions)
     plan = plan_rows(
         model,
         problems,
