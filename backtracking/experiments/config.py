@@ -53,6 +53,12 @@ class Config(Section):
         self.arms()
         self.lexicon()
         self.variant()
+        draws, samples = self.ablation_generation.num_samples_per_prompt, self.generation.num_samples_per_prompt
+        if draws is not None and draws > samples:
+            raise ValueError(
+                f"ablation_generation.num_samples_per_prompt is {draws}, but the baseline that random draws are "
+                f"compared with has {samples} (generation.num_samples_per_prompt)"
+            )
         return self
 
     def arms(self) -> tuple[Condition, ...]:

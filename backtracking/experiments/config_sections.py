@@ -1,8 +1,8 @@
 """The sections of a config file: frozen values with the keys of the published study, which refuse others."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from backtracking.core.onsets import Lexicon
 from backtracking.core.prompts import INSTRUCTION, VARIANTS
@@ -15,6 +15,17 @@ class Section(BaseModel):
     """A part of a config file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _measurable(factor: float) -> float:
+    """Refuse -1, which keeps the norm: the random direction beside a sweep has its length from the norm's change."""
+    if factor == -1:
+        raise ValueError("a factor of -1 gives its random direction no length; take one near it, such as -0.99")
+    return factor
+
+
+Factor = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_measurable)]
+"""What a sweep multiplies sites by."""
 
 
 class RunSection(Section):
@@ -108,6 +119,7 @@ class AnalysisSection(Section):
     max_events: int = Field(default=120, ge=1)
     control_samples: int = Field(default=120, ge=1)
     logit_lens_token: str = "Wait"
+    """Accepted from the seeds; every onset and its control are read for the onset's own token."""
     ablation_components: tuple[Literal["attn", "mlp"], ...] = ("attn", "mlp")
     ablation_layers: Literal["all"] | tuple[int, ...] = "all"
     """Layers that are scanned."""
@@ -156,7 +168,7 @@ class SubsetSweepSection(Section):
     enabled: bool = True
     subsets: dict[str, tuple[str, ...]] | None = None
     """Name -> sites such as `mlp.27`. If not given: each selected site, all of a component, and all."""
-    scale: float = 0.0
+    scale: Factor = 0.0
 
 
 class ScaleSweepSection(Section):
@@ -165,7 +177,7 @@ class ScaleSweepSection(Section):
     enabled: bool = True
     subset: str | None = None
     """Name of a subset of the subset sweep; all selected sites if not given."""
-    scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9)
+    scales: tuple[Factor, ...] = (0.0, 0.25, 0.5, 0.75, 0.9)
 
 
 class ContinuationSection(Section):

@@ -1,8 +1,10 @@
 """Forks of phase 2: completions cut at their onset and continued, with and without the interventions."""
 
+import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError
@@ -12,6 +14,7 @@ from backtracking.core.onsets import find_onsets
 from backtracking.core.problems import Problem
 from backtracking.core.sites import Site
 from backtracking.experiments.phase1 import (
+    FORKED,
     generate,
     targeted_condition,
 )
@@ -67,7 +70,7 @@ def fork(study: Study, points: Sequence[DecisionPoint], *, sites: Sequence[Site]
     ]
     if not rows:
         raise InputError("no onset leaves room for a continuation; lower max_new_tokens, or sample more")
-    continued = study.sample_rows("forks", rows)
+    continued = study.sample_rows(FORKED, rows)
     originals = {(c.problem_id, c.sample_id): c for c in generate(study)}
     problems = {problem.id: problem for problem in study.problems}
     records = [_fork(study, one, originals, problems, samples=samples) for one in continued]
@@ -75,6 +78,31 @@ def fork(study: Study, points: Sequence[DecisionPoint], *, sites: Sequence[Site]
     study.folder.save_table("forks", found.to_pandas())
     study.folder.save_table("fork_differences", found.differences_to_pandas())
     return Forks(found, len(points) - len(kept))
+
+
+def spread(points: Sequence[DecisionPoint], most: int, *, seed: int) -> tuple[DecisionPoint, ...]:
+    """At most so many of the points, in order: one of every problem at random, then another of each, and so on."""
+    rng, by_problem = random.Random(seed), {}
+    for index, point in enumerate(points):
+        by_problem.setdefault(point.problem_id, []).append(index)
+    problems = list(by_problem.values())
+    for some in (problems, *problems):
+        rng.shuffle(some)
+    turns = [index for turn in zip_longest(*problems) for index in turn if index is not None]
+    return tuple(points[index] for index in sorted(turns[:most]))
+
+
+def _within(continued: Completion, most: int) -> Completion:
+    """The continuation as it would be under a limit of so many tokens."""
+    if len(continued.ids) <= most:
+        return continued
+    return replace(
+        continued,
+        ids=continued.ids[:most],
+        offsets=continued.offsets[:most],
+        text=continued.text[: continued.offsets[most]],
+        finish_reason="length",
+    )
 
 
 def _fork(
@@ -90,6 +118,8 @@ def _fork(
     original = originals[continued.problem_id, number // samples]
     problem = problems[continued.problem_id]
     cut = len(continued.prompt_ids) - len(original.prompt_ids)
+    # No more tokens than the original might have had, or a second chance would be a longer one too.
+    continued = _within(continued, study.settings.max_new_tokens - cut)
     before = original.text[: original.offsets[cut]]
     text = before + continued.text
     opened = study.config.prompts().variant(continued.variant).opens_thinking

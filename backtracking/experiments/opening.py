@@ -2,7 +2,7 @@
 
 from backtracking.core.canary import gold_canary
 from backtracking.core.errors import InputError, MissingFileError
-from backtracking.experiments.config import Config
+from backtracking.experiments.config import Config, load_config
 from backtracking.experiments.executors import Executor, LocalExecutor
 from backtracking.experiments.manifests import digest
 from backtracking.experiments.mending import (
@@ -86,7 +86,22 @@ def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = Non
     problems = load_problems(file)
     if folder.manifest().get("problems_hash") not in (None, digest(problems_text(problems))):
         raise InputError(f"{file} has changed since the run began; put the old one back, or start a new run")
-    return Study(config, folder, problems, progress or _silent, None if only_reading else folder.hold())
+    lock = None if only_reading else folder.hold()
+    if lock is not None:
+        _tell_of_another_config(folder, config)
+    return Study(config, folder, problems, progress or _silent, lock)
+
+
+def _tell_of_another_config(folder: RunFolder, config: Config) -> None:
+    """Say in which keys that decide results the config is not the one that the run began with."""
+    if not (folder.path / "config.yaml").is_file():
+        return
+    began, given = (each.model_dump(mode="json") for each in (load_config(folder.path / "config.yaml"), config))
+    decisive = [name for name in began if name not in ("run", "report", "phase2", "conditions")]
+    other = [f"{name}.{key}" for name in decisive for key in began[name] if began[name][key] != given[name][key]]
+    other += ["run.seed"] if began["run"]["seed"] != given["run"]["seed"] else []
+    if other:
+        folder.tell("this step is done with another config than the run began with", differing=", ".join(other))
 
 
 def _silent(_task: str, _done: int, _total: int) -> None:

@@ -6,8 +6,9 @@ its result. A step that needs an earlier one calls it; what that one has saved i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from backtracking.core.completions import Completion, Completions
+from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event, OnsetRow, table
 from backtracking.core.interventions import BASELINE, Ban, Condition, Scale
@@ -27,6 +28,8 @@ from backtracking.measures.variants import VariantComparison, compare_variants
 from backtracking.model.tokens import tokens_that_begin
 
 TARGETED, RANDOM, BANNED = "targeted_ablation", "random_ablation", "ban"
+FORKED = "forks"
+"""Group of the completions that continue others."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,15 @@ def run_phase1(study: Study) -> Phase1:
     scan, selection = scan_ablations(study, points)
     completions = sample_arms(study)
     comparison, targeted = compare(study, completions)
-    events, onsets = detect(study)
+    events, onsets = detect(study, groups=_groups(study))
     return Phase1(
         study, events, onsets, formatting, points, lens, attribution, scan, selection, comparison, targeted, completions
     )
+
+
+def _groups(study: Study) -> tuple[str, ...]:
+    """Names of the groups of arms that phase 1 samples."""
+    return (*(f"baseline.{variant.name}" for variant in study.config.prompts().variants), "ban", "random", "targeted")
 
 
 def generate(study: Study, *, variant: str | None = None) -> Completions:
@@ -85,22 +93,26 @@ def generate_condition(study: Study, condition: str, *, variant: str | None = No
         raise InputError(f"ablations are sampled in the run's own variant, {study.config.variant()}, not in {variant}")
     sites = saved_selection(study).sites
     if condition == TARGETED:
-        return study.sample("targeted", _targeted_arms(study, sites))
+        return study.sample("targeted", (targeted_condition(study, sites),))
     arms = random_conditions(study, sites)
     samples = study.config.ablation_generation.num_samples_per_prompt
     return study.sample("random", arms, samples=samples) if arms else Completions(())
 
 
-def detect(study: Study) -> tuple[tuple[Event, ...], tuple[OnsetRow, ...]]:
-    """Events and onsets of every completion the run has, each arm once; writes both tables."""
-    completions = study.folder.completions()
+def detect(study: Study, *, groups: Sequence[str] | None = None) -> tuple[tuple[Event, ...], tuple[OnsetRow, ...]]:
+    """Events and onsets of the run's completions; writes both tables.
+
+    Forks are left out: they are no completions of a problem, but of what another one had written.
+
+    Args:
+        study: The run.
+        groups: Of arms; all that have completions if not given.
+    """
+    chosen = [group for group in study.folder.groups() if group != FORKED and (groups is None or group in groups)]
+    completions = Completions(row for group in chosen for row in study.folder.completions(group))
     if not len(completions):
         raise InputError(f"{study.folder.run_id} has no completions yet; run: backtracking generate")
-    once: dict[tuple[int | str, int, str, str], Completion] = {}  # the ban is sampled in every sweep, the same
-    for row in completions:
-        if not row.condition.startswith("fork:"):
-            once.setdefault((row.problem_id, row.sample_id, row.variant, row.condition), row)
-    events, onsets = study.detect(Completions(once.values()))
+    events, onsets = study.detect(completions)
     study.folder.save_parquet("events", table(events, Event))
     study.folder.save_parquet("onsets", table(onsets, OnsetRow))
     return events, onsets
@@ -116,8 +128,14 @@ def formatting_sweep(study: Study) -> VariantComparison:
     return found
 
 
-def decide(study: Study, *, max_events: int | None = None) -> DecisionPoints:
-    """The decision points of the run's own variant: onsets, and controls matched to them."""
+def decide(study: Study, *, max_events: int | None = None, table: str = "decision_points") -> DecisionPoints:
+    """The decision points of the run's own variant: onsets, and controls matched to them.
+
+    Args:
+        study: The run.
+        max_events: At most; the config's for phase 1 if not given.
+        table: Name of the table that they are written to.
+    """
     completions = generate(study)
     events, _ = study.detect(completions)
     analysis = study.config.analysis
@@ -136,7 +154,7 @@ def decide(study: Study, *, max_events: int | None = None) -> DecisionPoints:
             f"none of {len(events)} baseline completions backtracks, so there is no onset to study; sample more, "
             "choose harder problems, or check detection.triggers_strict"
         )
-    study.folder.save_table("decision_points", points.to_pandas())
+    study.folder.save_table(table, points.to_pandas())
     return points
 
 
@@ -180,28 +198,28 @@ def targeted_condition(study: Study, sites: Sequence[Site], name: str = TARGETED
     return Condition(name, [Scale(site, factor, "decode") for site in sites])
 
 
-def _targeted_arms(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]:
-    return targeted_condition(study, sites), ban_condition(study)
-
-
-def ban_condition(study: Study) -> Condition:
-    """The control that removes the words and touches nothing inside."""
-    return Condition(BANNED, [Ban(study.config.lexicon().strict)])
+def ban(study: Study) -> Completions:
+    """Completions of the control that removes the words and touches nothing inside; every sweep shares them."""
+    return study.sample("ban", (Condition(BANNED, [Ban(study.config.lexicon().strict)]),))
 
 
 def random_conditions(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]:
     """Ablations of random sites, each draw of the shape of the targeted one.
 
-    None where the model has too few such sets to make a null distribution; the run's log then says so.
+    They share no site with it where the model has enough such sets. None where it has too few even so to make a null
+    distribution. The run's log says what was not possible.
     """
-    section = study.config.ablation_generation
+    section, among = study.config.ablation_generation, _candidates(study, sites)
+    draws_of = partial(shape_matched_draws, sites, among, draws=section.random_draws, seed=section.random_control_seed)
     try:
-        draws = shape_matched_draws(
-            sites, _candidates(study, sites), draws=section.random_draws, seed=section.random_control_seed, overlap=True
-        )
-    except InputError as error:
-        study.folder.log("no random ablations", reason=str(error))
-        return ()
+        draws = draws_of()
+    except InputError as few:
+        study.folder.log("random ablations may share sites with the targeted one", reason=str(few))
+        try:
+            draws = draws_of(overlap=True)
+        except InputError as error:
+            study.folder.log("no random ablations", reason=str(error))
+            return ()
     return tuple(targeted_condition(study, draw, f"{RANDOM}_{number}") for number, draw in enumerate(draws, 1))
 
 
@@ -211,6 +229,7 @@ def sample_arms(study: Study) -> Completions:
     if not study.config.ablation_generation.enabled:
         return Completions(completions)
     completions += generate_condition(study, TARGETED)
+    completions += ban(study)
     completions += generate_condition(study, RANDOM)
     return Completions(completions)
 
@@ -221,18 +240,22 @@ def compare(
     """Every arm against the baseline, and the targeted ablation among the random draws."""
     arms = completions or sample_arms(study)
     events, _ = study.detect(arms)
-    section, seed = study.config.ablation_generation, study.config.run.seed
-    if section.num_samples_per_prompt not in (None, study.config.generation.num_samples_per_prompt):
-        events = [event for event in events if event.sample_id < int(section.num_samples_per_prompt or 0)]
-    found = compare_conditions(events, seed=seed, margin=study.config.analysis.accuracy_margin)
+    seed, margin = study.config.run.seed, study.config.analysis.accuracy_margin
+    drawn = [event for event in events if event.condition.startswith(f"{RANDOM}_")]
+    others = [event for event in events if not event.condition.startswith(f"{RANDOM}_")]
+    found = compare_conditions(others, seed=seed, margin=margin)
+    if drawn:
+        least = study.config.ablation_generation.num_samples_per_prompt
+        others = [event for event in others if least is None or event.sample_id < least]
+        baseline = [event for event in others if event.condition == BASELINE.name]
+        found = found.with_draws(compare_conditions([*baseline, *drawn], seed=seed, margin=margin))
     study.folder.save_table("conditions", found.to_pandas())
     study.folder.save_table("paired_differences", found.paired_to_pandas())
     study.folder.save_table("receipts", receipts_table(arms))
-    names = [event.condition for event in events]
-    draws = [name for name in dict.fromkeys(names) if name.startswith(f"{RANDOM}_")]
+    draws = list(dict.fromkeys(event.condition for event in drawn))
     if len(draws) < MINIMUM_DRAWS:
         return found, None
-    targeted = targeted_against_random(events, targeted=TARGETED, draws=draws, seed=seed)
+    targeted = targeted_against_random([*others, *drawn], targeted=TARGETED, draws=draws, seed=seed)
     study.folder.save_table("targeted_against_random", targeted.to_pandas())
     return found, targeted
 

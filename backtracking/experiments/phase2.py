@@ -13,16 +13,17 @@ from backtracking.core.interventions import BASELINE, Add, Condition, Scale
 from backtracking.core.sites import Site
 from backtracking.core.vectors import RandomVector
 from backtracking.experiments.config_sections import Phase2Section
-from backtracking.experiments.forking import Forks, fork
+from backtracking.experiments.forking import Forks, fork, spread
 from backtracking.experiments.phase1 import (
-    ban_condition,
+    ban,
     decide,
+    detect,
     generate,
     scan_ablations,
 )
 from backtracking.experiments.receipts import receipts_table
 from backtracking.experiments.runs import RunFolder
-from backtracking.experiments.selection import SelectedSites, saved_selection
+from backtracking.experiments.selection import ADOPTED, SELECTED, SelectedSites, saved_selection
 from backtracking.experiments.study import Study
 from backtracking.measures.baseline_metrics import BaselineMetrics, baseline_metrics
 from backtracking.measures.behaviour import WordOrBehaviour, word_or_behaviour
@@ -78,6 +79,7 @@ def run_phase2(study: Study, *, notes: tuple[str, ...] = ()) -> Phase2:
     decisions = forks = None
     if section.continuation_ablation.enabled:
         decisions, forks = continuation_ablation(study)
+    detect(study)
     return Phase2(study, selection, metrics, subsets, scales, trade, decisions, forks, notes)
 
 
@@ -90,10 +92,10 @@ def adopt(study: Study, phase1: RunFolder) -> tuple[str, ...]:
     Raises:
         InputError: The run has selected nothing.
     """
-    source = phase1.path / "tables" / "selected_sites.json"
+    source = phase1.path / "tables" / SELECTED
     if not source.is_file():
-        raise InputError(f"{phase1.run_id} has no tables/selected_sites.json; finish its phase 1, or give another run")
-    write_text(study.folder.path / "tables" / "selected_sites.json", source.read_text(encoding="utf-8"))
+        raise InputError(f"{phase1.run_id} has no tables/{SELECTED}; finish its phase 1, or give another run")
+    write_text(study.folder.path / "tables" / ADOPTED, source.read_text(encoding="utf-8"))
     group = f"baseline.{study.config.variant()}"
     study.folder.write_manifest(phase1_run_id=phase1.run_id)
     if phase1.completions(group):
@@ -107,9 +109,10 @@ def adopt(study: Study, phase1: RunFolder) -> tuple[str, ...]:
 
 
 def selection_of(study: Study) -> SelectedSites:
-    """The sites that phase 1 selected; scanned now if the run has not done so."""
-    if (study.folder.path / "tables" / "selected_sites.json").is_file():
-        return saved_selection(study)
+    """The sites that an adopted phase 1 selected, or else the run's own; scanned now if it has not done so."""
+    for name in (ADOPTED, SELECTED):
+        if (study.folder.path / "tables" / name).is_file():
+            return saved_selection(study, name)
     return scan_ablations(study)[1]
 
 
@@ -140,12 +143,11 @@ def subset_sweep(study: Study) -> Sweep:
     factor = _section(study).subset_sweep.scale
     subsets = subsets_of(study)
     arms = [_ablation(f"subset: {name}", sites, factor) for name, sites in subsets.items()]
-    arms.append(ban_condition(study))
     completions = study.sample("subsets", arms)
     largest = max(subsets.values(), key=len)
     direction = direction_condition(study, completions, arms[list(subsets.values()).index(largest)])
-    completions = Completions([*completions, *study.sample("subset_direction", (direction,))])
-    return _sweep(study, "subset_sweep", (*arms, direction), completions)
+    sampled = [*completions, *ban(study), *study.sample("subset_direction", (direction,))]
+    return _sweep(study, "subset_sweep", (*arms, direction), Completions(sampled))
 
 
 def scale_sweep(study: Study) -> tuple[Sweep, Tradeoff]:
@@ -157,12 +159,11 @@ def scale_sweep(study: Study) -> tuple[Sweep, Tradeoff]:
         raise InputError(f"no subset {name!r} to scale; there are {', '.join(subsets)}")
     factors = {f"scale: {factor:g}": factor for factor in section.scales}
     arms = [_ablation(condition, subsets[name], factor) for condition, factor in factors.items()]
-    arms.append(ban_condition(study))
     completions = study.sample("scales", arms)
-    strongest = min(range(len(section.scales)), key=lambda index: section.scales[index])
+    strongest = max(range(len(section.scales)), key=lambda index: abs(1 - section.scales[index]))
     direction = direction_condition(study, completions, arms[strongest], DIRECTION_OF_SCALES)
-    completions = Completions([*completions, *study.sample("scale_direction", (direction,))])
-    sweep = _sweep(study, "scale_sweep", (*arms, direction), completions)
+    sampled = [*completions, *ban(study), *study.sample("scale_direction", (direction,))]
+    sweep = _sweep(study, "scale_sweep", (*arms, direction), Completions(sampled))
     trade = tradeoff(sweep.comparison, factors=factors)
     study.folder.save_table("tradeoff", trade.to_pandas())
     return sweep, trade
@@ -171,7 +172,7 @@ def scale_sweep(study: Study) -> tuple[Sweep, Tradeoff]:
 def continuation_ablation(study: Study) -> tuple[DecisionAblation, Forks | None]:
     """The chance of a trigger at the decision points under each subset and scale, and forks."""
     section = _section(study).continuation_ablation
-    points = decide(study, max_events=section.max_events)
+    points = decide(study, max_events=section.max_events, table="continuation_decision_points")
     arms = [
         _ablation(f"{name} x{factor:g}", sites, factor)
         for name, sites in subsets_of(study).items()
@@ -186,7 +187,7 @@ def continuation_ablation(study: Study) -> tuple[DecisionAblation, Forks | None]
     if not section.forks:
         return found, None
     largest = max(subsets_of(study).values(), key=len)
-    cut = points.events[: section.fork_max_events]
+    cut = spread(points.events, section.fork_max_events, seed=study.config.run.seed)
     return found, fork(study, cut, sites=largest, samples=section.fork_samples)
 
 
@@ -198,7 +199,9 @@ def direction_condition(study: Study, completions: Completions, ablated: Conditi
     added = []
     for number, intervention in enumerate(ablated.interventions):
         assert isinstance(intervention, Scale)
-        length = abs(float(receipts[str(intervention)]))
+        # A receipt tells by how much the norm changes: by |f| - 1 of it, where |1 - f| of the activation is taken.
+        factor, changed = intervention.factor, float(receipts[str(intervention)])
+        length = 0.0 if factor == 1 else changed / (abs(factor) - 1) * abs(1 - factor)
         added.append(Add(intervention.site, RandomVector(seed + number), round(length, 4), "decode"))
     return Condition(name, added)
 

@@ -31,6 +31,8 @@ class Stage:
     completions: int
     tokens: int
     """Sampled at most: every completion may run to the limit."""
+    compared: int = 0
+    """Arms whose differences from the baseline are tested and adjusted together."""
 
     def units(self, rows_at_once: int) -> int:
         """Units of work it is cut into, which is how many workers it can keep busy."""
@@ -152,7 +154,7 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2), work
     made = [c for _, part in probed for c in part]
     rate = sum(len(c.ids) for c in made) / (time.perf_counter() - begin)
     stages = _stages(config, len(problems))
-    comparisons = max(max((stage.arms for stage in stages), default=1) - 1, 1)
+    comparisons = max(1, *(stage.compared for stage in stages))
     return Plan(
         model.name,
         len(problems),
@@ -182,15 +184,16 @@ def duration(seconds: float) -> str:
 def _stages(config: Config, problems: int) -> tuple[Stage, ...]:
     new, samples = config.generation.max_new_tokens, config.generation.num_samples_per_prompt
 
-    def stage(name: str, arms: int, per_arm: int) -> Stage:
-        return Stage(name, arms, arms * per_arm, arms * per_arm * new)
+    def stage(name: str, arms: int, per_arm: int, compared: int = 0) -> Stage:
+        return Stage(name, arms, arms * per_arm, arms * per_arm * new, compared)
 
     if config.conditions:
-        return (stage("arms", len(config.arms()), problems * samples),)
+        arms = len(config.arms())
+        return (stage("arms", arms, problems * samples, arms - 1),)
     variants, ablation = len(config.prompts().variants), config.ablation_generation
     found = [stage("baseline, by variant", variants, problems * samples)]
     if ablation.enabled:
-        found.append(stage("targeted ablation and ban", 2, problems * samples))
+        found.append(stage("targeted ablation and ban", 2, problems * samples, 2))
         draws = ablation.num_samples_per_prompt or samples
         found.append(stage("random ablations", ablation.random_draws, problems * draws))
     if config.phase2 is None:
@@ -200,11 +203,11 @@ def _stages(config: Config, problems: int) -> tuple[Stage, ...]:
     section = config.phase2
     if section.subset_sweep.enabled:
         given = section.subset_sweep.subsets
-        found.append(
-            stage("subset sweep", (sites + components + 1 if given is None else len(given)) + 2, problems * samples)
-        )
+        arms = sites + components + 1 if given is None else len(given)
+        found.append(stage("subset sweep", arms + 1, problems * samples, arms + 2))
     if section.scale_sweep.enabled:
-        found.append(stage("scale sweep", len(section.scale_sweep.scales) + 2, problems * samples))
+        arms = len(section.scale_sweep.scales)
+        found.append(stage("scale sweep", arms + 1, problems * samples, arms + 2))
     ending = section.continuation_ablation
     if ending.enabled and ending.forks:
         found.append(stage("forks", 3, ending.fork_max_events * ending.fork_samples))

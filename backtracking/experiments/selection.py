@@ -9,6 +9,9 @@ from backtracking.experiments.study import Study
 from backtracking.measures.ablation_scan import AblationScan
 from backtracking.workspace.guarded import write_text
 
+SELECTED, ADOPTED = "selected_sites.json", "adopted_sites.json"
+"""What the run's own scan selected, and what phase 2 took over from another run."""
+
 
 @dataclass(frozen=True)
 class SelectedSites:
@@ -27,16 +30,16 @@ def save_selection(study: Study, selection: SelectedSites) -> None:
     """Write the selection where later steps, and a phase 2 elsewhere, find it."""
     text = {"sites": [str(site) for site in selection.sites], "note": selection.note,
             "significant": selection.significant, "tested": selection.tested}  # fmt: skip
-    write_text(study.folder.path / "tables" / "selected_sites.json", json.dumps(text, indent=2) + "\n")
+    write_text(study.folder.path / "tables" / SELECTED, json.dumps(text, indent=2) + "\n")
 
 
-def saved_selection(study: Study) -> SelectedSites:
+def saved_selection(study: Study, name: str = SELECTED) -> SelectedSites:
     """The selection that the scan of this run has written.
 
     Raises:
         InputError: There is none yet.
     """
-    file = study.folder.path / "tables" / "selected_sites.json"
+    file = study.folder.path / "tables" / name
     if not file.is_file():
         raise InputError(f"{study.folder.run_id} has no selected sites; run: backtracking ablation-scan")
     held = json.loads(file.read_text(encoding="utf-8"))

@@ -57,13 +57,16 @@ class Study:
         """
         self.progress("loading the model", 0, 1)
         section = self.config.model
-        model = open_model(section)
-        began = self.folder.manifest().get("weights_hash")
-        if began not in (None, model.weights_hash):
+        manifest = self.folder.manifest()
+        # Without a given kind of numbers the device decides; a run goes on in that in which it began.
+        kind = manifest.get("dtype") if manifest.get("plans") and section.quantization is None else None
+        model = open_model(section, dtype=kind)
+        if manifest.get("weights_hash") not in (None, model.weights_hash):
             raise InputError(
                 f"the weights of {section.hf_id} are not those the run {self.folder.run_id} began with; "
                 "start a new run, or give back the old weights"
             )
+        self._tell_of_another_device(model)
         self.folder.write_manifest(
             model=model.name,
             weights_hash=model.weights_hash,
@@ -77,6 +80,15 @@ class Study:
         )
         self.progress("loading the model", 1, 1)
         return model
+
+    def _tell_of_another_device(self, model: HookedReasoner) -> None:
+        """Say that a run goes on where numbers are rounded differently; what is sampled stays as it is."""
+        began, kind = self.folder.manifest(), model.device.type
+        before = str(began.get("device", kind)).partition(":")[0]
+        if began.get("plans") and before != kind:
+            self.folder.tell(
+                "the run goes on on another kind of device, which rounds differently", was=before, now=kind
+            )
 
     @cached_property
     def log(self) -> ExperimentLog:

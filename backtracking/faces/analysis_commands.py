@@ -22,17 +22,22 @@ def analyse(
 ) -> None:
     """Find onsets, grade and compare conditions, file after file, however many completions there are.
 
-    Writes events.parquet, onsets.parquet and tables; an analysis that was interrupted continues.
+    Writes events.parquet, onsets.parquet and tables; an analysis that was interrupted continues. Of a run its own
+    config says what a trigger is; its forks are left out, since they continue other completions.
 
     Example: backtracking analyse runs/20261121_061916_demo --workers 2
     """
     from backtracking.core.errors import MissingFileError
+    from backtracking.experiments.config import Config, load_config
+    from backtracking.experiments.phase1 import FORKED
     from backtracking.experiments.problem_sets import load_problems
     from backtracking.experiments.streaming import analyse as analyse_parts
     from backtracking.faces.condition_table import print_conditions
 
     inside = folder / "completions"
-    parts = sorted((inside if inside.is_dir() else folder).glob("*.parquet"))
+    found_parts = sorted((inside if inside.is_dir() else folder).glob("*.parquet"))
+    parts = [part for part in found_parts if part.stem.rpartition("-")[0] != FORKED]
+    config = load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else Config()
     if not parts:
         raise MissingFileError(f"{folder} holds no Parquet files of completions; give a run or a folder of them")
     with Bars(quiet=quiet) as bars:
@@ -40,7 +45,11 @@ def analyse(
             parts,
             load_problems(problems or folder / "problems.jsonl"),
             out=to or folder / "analysis",
+            lexicon=config.lexicon(),
+            prompting=config.prompts(),
             workers=workers,
+            seed=config.run.seed,
+            margin=config.analysis.accuracy_margin,
             progress=bars.update,
         )
     if not quiet and not as_json:

@@ -37,7 +37,8 @@ def phase_methods(config: Config) -> tuple[str, ...]:
     heads = " and every attention head" if analysis.scan_heads else ""
     drawn = (
         f"{ablation.random_draws} sets of sites drawn at random with the kinds and numbers of the selected ones are "
-        "switched off in the same way; the rank of the selected set among them gives the rank p-value."
+        "switched off in the same way; the rank of the selected set among them gives the rank p-value. They share "
+        "no site with it where the model has enough such sets, and count in no adjustment for several tests."
     )
     return (
         *common_methods(config),
@@ -52,7 +53,8 @@ def phase_methods(config: Config) -> tuple[str, ...]:
         "over all cells.",
         f"Selection: at most {analysis.topk_layers_for_generation} of each kind, the strongest first, of the sites "
         f"whose ablation lowers that log-probability by at least {analysis.min_change:g} nats, significantly more than "
-        f"at the controls (q ≤ {analysis.significance:g}){kl}.",
+        f"at the controls (q ≤ {analysis.significance:g}){kl}. The selected sites are then tested on the same "
+        "problems; a phase 2 on other problems (phase2.phase1_run_id) tests the selection on new ones.",
         f"Ablation while sampling: the selected sites are multiplied by {ablation.scale:g} at every position of a "
         f"sampled token. {drawn if ablation.enabled else ''} The ban removes the trigger words from the choice and "
         "touches nothing inside.",

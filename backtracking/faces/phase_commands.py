@@ -3,7 +3,6 @@
 They work on the current run, the one named in `runs/.current_run_id`, or on the one given by `--run-id`.
 """
 
-from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -77,9 +76,7 @@ def generate(
         "completions": len(completions),
         "folder": folder,
     }
-    arms = Counter(completion.condition for completion in completions)
-    counts = ", ".join(f"{number} of {arm}" for arm, number in arms.items()) or f"none of {condition}"
-    answer(document, [f"completions: {counts}; in {folder}"], as_json=as_json)
+    answer(document, [f"{len(completions)} completions of {condition} in {folder}"], as_json=as_json)
 
 
 def detect_events(config: Config, run_id: RunId = None, as_json: AsJson = False) -> None:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from backtracking.experiments.phase1 import Phase1
+from backtracking.experiments.phase1 import TARGETED, Phase1
 from backtracking.experiments.phase2 import Phase2
 from backtracking.faces.grids import folded
 from backtracking.faces.report_content import Grid
@@ -100,10 +100,14 @@ def _random_grid(first: Phase1) -> Grid:
     sites = receipts.groupby("condition", sort=False)["intervention"].agg(" + ".join)
     table = first.targeted.to_pandas()
     table["sites"] = [sites[name] for name in table["condition"]]
+    touched = {name: set(part["intervention"]) for name, part in receipts.groupby("condition")}
+    drawn = [touched[name] for name in table["condition"] if name != TARGETED]
+    shared = sum(bool(each & touched[TARGETED]) for each in drawn)
+    overlap = f" {shared} of {len(drawn)} sets share a site with the targeted one." if shared else ""
     return folded(
         "Targeted against random",
         "Random sets of sites of the same shape, switched off alike: difference from the baseline in points. A "
-        "set can lower the rate by breaking the text, or by making fewer errors: read it with the accuracy.",
+        f"set can lower the rate by breaking the text, or by making fewer errors: read it with the accuracy.{overlap}",
         table.sort_values(by="backtracking"),
         ("role", "sites", "pairs", "backtracking", "accuracy"),
         shares=True,

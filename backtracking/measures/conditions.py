@@ -5,7 +5,7 @@ Rates are never pooled over conditions. Intervals resample problems; arms are pa
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
@@ -58,7 +58,7 @@ class PairedRow:
     backtracking_p: float
     """Two-sided, by flipping the sign of whole problems."""
     backtracking_p_holm: float
-    """Adjusted over the conditions of the sweep."""
+    """Adjusted over the conditions of the sweep; missing for a random draw."""
     accuracy_p: float
     accuracy_p_holm: float
     non_inferior: AccuracyVerdict
@@ -90,6 +90,20 @@ class ConditionComparison:
     def row(self, condition: str) -> ConditionRow:
         """Return the row of that condition."""
         return next(row for row in self.rows if row.condition == condition)
+
+    def with_draws(self, draws: "ConditionComparison") -> "ConditionComparison":
+        """This comparison with random draws beside it, compared with the same baseline.
+
+        They are no hypotheses but make a null distribution: they count in no adjustment, and their own adjusted
+        p-values are missing.
+        """
+        nan = float("nan")
+        paired = (replace(row, backtracking_p_holm=nan, accuracy_p_holm=nan) for row in draws.paired)
+        return ConditionComparison(
+            (*self.rows, *(row for row in draws.rows if row.condition != BASELINE.name)),
+            (*self.paired, *paired),
+            (*self.by_problem, *(row for row in draws.by_problem if row.condition != BASELINE.name)),
+        )
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per condition; each share as three columns: name, name_low, name_high."""

@@ -40,6 +40,20 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["part.parquet"]
 
 
+def test_the_fields_of_the_contract_make_one():
+    bare = Completion(
+        problem_id=1, sample_id=0, variant="v", condition="baseline", prompt_ids=[1], ids=[2], text="x",
+        finish_reason="stop",
+    )  # fmt: skip
+    assert bare.ids == (2,) and hash(bare)
+    with pytest.raises(InputError, match="holds no offsets"):
+        bare.token_at(0)
+    with pytest.raises(InputError, match="finish_reason is 'eos'; use stop, length, degenerate"):
+        made(finish_reason="eos")
+    with pytest.raises(InputError, match="2 offsets cannot be those of 3"):
+        made(offsets=(0, 1))
+
+
 def test_a_character_belongs_to_the_token_that_holds_it():
     row = made()
     assert [row.token_at(char) for char in range(4)] == [0, 0, 1, 1]

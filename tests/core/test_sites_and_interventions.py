@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import (
     BASELINE,
+    Add,
     At,
     Ban,
     Condition,
     Scale,
     Window,
+    conditions_of,
     parse_conditions,
     parse_intervention,
 )
@@ -45,7 +47,31 @@ def test_text_forms_are_the_documented_ones():
     assert parse_intervention(" attn.3.h5 * 0 ") == Scale(Site("attn", 3, 5), 0.0)
     assert parse_intervention("ban(Wait|Hold on)") == Ban(["Wait", "Hold on"])
     assert str(Ban(("Wait", "Hold on"))) == "ban(Wait|Hold on)"
-    assert Ban("Wait") == Ban(["Wait"])
+    assert Ban("Wait") == Ban(["Wait"]) == Ban([" Wait "])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Scale("mlp.3", "x"), "cannot scale mlp.3 by 'x': give a finite number"),
+        (lambda: Add("mlp.3", [1.0], float("inf")), "cannot add a vector at mlp.3 times inf"),
+        (lambda: At(3), r"At needs a list of positions, not 3"),
+        (lambda: conditions_of(Condition("z")), "conditions are given as a list or a mapping"),
+        (lambda: conditions_of("baseline"), "conditions are given as a list or a mapping"),
+        (lambda: conditions_of([3]), "3 is no condition"),
+    ],
+)
+def test_what_cannot_be_read_is_one_clear_line(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_conditions_are_given_in_any_of_four_forms():
+    arm = Condition("z", ["mlp.3*0@decode"])
+    assert conditions_of([BASELINE, arm]) == (BASELINE, arm)
+    assert conditions_of(["baseline", ("z", ["mlp.3*0@decode"])]) == (BASELINE, arm)
+    assert conditions_of([("z", (Scale("mlp.3", 0, "decode"),))]) == (arm,)
+    assert conditions_of({"z": ["mlp.3*0@decode"]}) == (BASELINE, arm)
 
 
 def test_hook_names_are_transformer_lenss():

@@ -48,6 +48,10 @@ def test_every_shipped_config_loads_and_survives_a_round_trip(path):
         ("detection: {triggers_strict: ['']}", "lexicon"),
         ("run: {run_id: ../x}", "run.run_id"),
         ("model: [", "is not YAML"),
+        ("run: {seed: 1}\nrun: {name: a}", "the key 'run' is given twice"),
+        ("generation: {temperature: .nan}", "generation.temperature"),
+        ("ablation_generation: {num_samples_per_prompt: 3}", "has 1 (generation.num_samples_per_prompt)"),
+        ("phase2: {scale_sweep: {scales: [0, -1]}}", "a factor of -1"),
         ("", "holds no sections"),
     ],
 )

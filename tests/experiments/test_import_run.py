@@ -170,6 +170,13 @@ def test_a_damaged_sweep_is_one_clear_line(published):
     assert import_run(published).cells[0].backtracking.value == 0.5
 
 
+def test_problems_beside_the_run_are_found_from_anywhere(published, monkeypatch):
+    (published.parent / "data" / "golds.jsonl").rename(published.parent / "golds.jsonl")
+    (published / "elsewhere").mkdir()
+    monkeypatch.chdir(published / "elsewhere")
+    assert import_run(str(published), out="runs").arms
+
+
 def test_a_second_import_is_refused_and_leaves_the_first(published):
     first = import_run(published)
     before = (first.folder.path / "manifest.json").read_bytes()

@@ -2,23 +2,31 @@
 
 import json
 import shutil
+from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from backtracking.core.completions import Completions
+from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import InputError
+from backtracking.core.interventions import Condition, Scale
+from backtracking.core.multiplicity import holm
 from backtracking.core.sites import Site
 from backtracking.experiments import phase1, phase2, published
 from backtracking.experiments.config import Config, load_config
-from backtracking.experiments.opening import open_study
+from backtracking.experiments.forking import _within, spread
+from backtracking.experiments.opening import open_study, reopen
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.planning import plan
 from backtracking.experiments.runs import RunFolder
+from backtracking.experiments.selection import SelectedSites, save_selection, saved_selection
 from backtracking.faces.commands import app
 from backtracking.faces.phase_report import compose_phases, write_phase_report
+from backtracking.measures.decision_points import DecisionPoint
 
 TABLES = (
     "formatting", "decision_points", "logit_lens", "logit_attribution", "ablation_scan", "conditions",
@@ -91,9 +99,9 @@ def test_every_step_has_its_table_and_the_report_answers_four_questions(finished
 
 def test_controls_stand_beside_every_sweep(finished):
     _, second = finished
-    for sweep in (second.subsets, second.scales):
+    for sweep, direction in ((second.subsets, "random_direction"), (second.scales, "random_direction: scale")):
         names = {row.condition for row in sweep.comparison.rows}
-        assert {"baseline", "ban", "random_direction"} <= names
+        assert {"baseline", "ban", direction} <= names
         ban = sweep.comparison.row("ban")
         assert ban.backtracking.value < sweep.comparison.row("baseline").backtracking.value
     arms = {row.arm for row in second.forks.comparison.rows}
@@ -120,22 +128,100 @@ def test_the_decision_is_really_measured(finished):
 
 
 def test_a_killed_run_ends_in_the_same_tables(finished, tmp_path, monkeypatch):
+    """Killed in phase 1, and again in phase 2."""
     config = config_in(tmp_path / "runs")
-    save, saved = Completions.save, []
+    save = Completions.save
 
-    def dying(self, path, **options):
-        if len(saved) == 4:
-            raise KeyboardInterrupt
-        saved.append(path)
-        save(self, path, **options)
+    def dying(group):
+        def die(self, path, **options):
+            if path.name.startswith(group):
+                raise KeyboardInterrupt
+            save(self, path, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Completions, "save", dying)
-        with pytest.raises(KeyboardInterrupt):
-            run_phases(config)
+        return die
+
+    for group in ("random", "forks"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Completions, "save", dying(group))
+            with pytest.raises(KeyboardInterrupt):
+                run_phases(config, resume=group == "forks")
     first, _ = run_phases(config, resume=True)
     assert len(list((tmp_path / "runs").glob("*/manifest.json"))) == 1
     assert tables(first.study.folder) == tables(finished[0].study.folder)
+
+
+def test_every_arm_is_in_the_events_once(finished):
+    """The ban is sampled once for all sweeps; forks continue other completions and are none of a problem."""
+    folder = finished[0].study.folder
+    events = pd.read_parquet(folder.path / "events.parquet")
+    assert not events.duplicated(["example_id", "sample_id", "variant", "condition"]).any()
+    arms = set(events["condition"])
+    assert {"baseline", "targeted_ablation", "ban", "random_direction", "random_direction: scale"} <= arms
+    assert not any(arm.startswith("fork") for arm in arms)
+    assert sum(len(folder.completions(group)) for group in ("baseline.a", "ban")) == 2 * 48
+
+
+def test_random_draws_are_no_hypotheses(finished):
+    """Holm goes over the targeted ablation and the ban alone."""
+    paired = {row.condition: row for row in finished[0].comparison.paired}
+    two = [paired[name] for name in ("targeted_ablation", "ban")]
+    assert [row.backtracking_p_holm for row in two] == pytest.approx(holm([row.backtracking_p for row in two]))
+    drawn = [row for name, row in paired.items() if name.startswith("random_ablation_")]
+    assert len(drawn) == 20 and np.isnan([row.backtracking_p_holm for row in drawn]).all()
+    sites = {str(site) for site in finished[0].selection.sites}
+    receipts = finished[0].study.folder.table("receipts")
+    touched = receipts[receipts["condition"].str.startswith("random_ablation_")]["intervention"]
+    assert not any(each.partition("*")[0] in sites for each in touched)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0, -0.5, -3.0, 1.0])
+def test_the_random_direction_is_as_long_as_what_a_factor_takes_away(factor, monkeypatch):
+    """Of an activation of length 4; a receipt tells by how much its length changes."""
+    name = str(Scale("mlp.1", factor, "decode"))
+    table = pd.DataFrame({"intervention": [name], "mean_change": [4 * abs(factor) - 4]})
+    monkeypatch.setattr(phase2, "receipts_table", lambda completions: table)
+    study = SimpleNamespace(config=Config.model_validate({"phase2": {}}))
+    ablated = Condition("x", [Scale("mlp.1", factor, "decode")])
+    (added,) = phase2.direction_condition(study, Completions(()), ablated).interventions
+    assert added.scale == pytest.approx(4 * abs(1 - factor))
+
+
+def test_forks_are_spread_over_the_problems_and_have_no_more_tokens_than_their_originals():
+    points = [point(problem, sample) for problem in range(6) for sample in range(4)]
+    few = spread(points, 6, seed=0)
+    assert sorted(each.problem_id for each in few) == list(range(6))
+    assert spread(points, 6, seed=0) == few != spread(points, 6, seed=1)
+    assert spread(points, 100, seed=0) == tuple(points)
+    assert Counter(each.problem_id for each in spread(points, 15, seed=0)).most_common()[-1][1] == 2
+    whole = Completion(0, 0, "a", "fork: ban", (1,), (5, 6, 7), "abcdef", "stop", (0, 2, 4))
+    cut = _within(whole, 2)
+    assert (cut.ids, cut.text, cut.offsets, cut.finish_reason) == ((5, 6), "abcd", (0, 2), "length")
+    assert _within(whole, 3) == whole
+
+
+def point(problem, sample) -> DecisionPoint:
+    return DecisionPoint(problem, sample, "a", "event", 0, (1, 2), 1, 1, 9)
+
+
+def test_a_step_with_another_config_says_so(finished, tmp_path):
+    source = finished[0].study.folder.path
+    shutil.copytree(source, tmp_path / "runs" / "mine")
+    other = config_in(tmp_path / "runs", analysis={"accuracy_margin": 0.4}, detection={"triggers_relaxed": ["So"]})
+    for config, said in ((config_in(tmp_path / "runs"), False), (other, True)):
+        reopen(RunFolder(tmp_path / "runs" / "mine"), config).release()
+        log = (tmp_path / "runs" / "mine" / "log.jsonl").read_text()
+        assert ("analysis.accuracy_margin" in log and "detection.triggers_relaxed" in log) == said
+
+
+def test_analyse_reads_a_run_as_its_config_says(finished, tmp_path):
+    """Its triggers, variants and groups: the baseline has the rate of the run's own table."""
+    folder = finished[0].study.folder
+    done = CliRunner().invoke(app, ["analyse", str(folder.path), "--out", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    own = folder.table("conditions").set_index("condition")
+    found = {row["condition"]: row for row in json.loads(done.stdout)["conditions"]["a"]}
+    for arm in ("baseline", "ban", "targeted_ablation"):
+        assert found[arm]["backtracking"] == pytest.approx(own.loc[arm, "backtracking"])
 
 
 def test_phase_2_runs_on_a_phase_1_whose_generations_are_gone(finished, tmp_path):
@@ -146,9 +232,11 @@ def test_phase_2_runs_on_a_phase_1_whose_generations_are_gone(finished, tmp_path
     study = open_study(
         config_in(tmp_path / "runs", run={"name": "two", "seed": 3, "output_dir": str(tmp_path / "runs")})
     )
+    save_selection(study, SelectedSites((Site("mlp", 1),), 1, 12, "its own"))
     notes = phase2.adopt(study, RunFolder(gone))
     assert "generations of phase1 are gone" in notes[0]
     assert phase2.selection_of(study).sites == finished[0].selection.sites
+    assert saved_selection(study).sites == (Site("mlp", 1),)  # which a scan of its own may write at any time
     with pytest.raises(InputError, match=r"has no tables/selected_sites.json"):
         phase2.adopt(study, RunFolder(tmp_path / "absent"))
 
@@ -212,7 +300,7 @@ def test_a_plan_counts_before_anything_runs(tmp_path):
     assert found.seconds_on(1) == pytest.approx(found.seconds)
     # units of 64 rows at once and 4 rounds: the random ablations are 4, the subset sweep 2, each other stage one
     many, two = by_name["random ablations"].tokens, by_name["subset sweep"].tokens
-    assert (by_name["random ablations"].completions, by_name["subset sweep"].completions) == (960, 336)
+    assert (by_name["random ablations"].completions, by_name["subset sweep"].completions) == (960, 288)
     assert found.seconds_on(4) * found.rate == pytest.approx(found.tokens - many - two + many / 4 + two / 2)
     assert any("machine-hours (CPU)" in line for line in found.lines())
     with pytest.raises(InputError, match="workers is 0"):

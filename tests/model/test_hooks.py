@@ -105,6 +105,17 @@ def test_a_site_out_of_range_is_named_with_the_valid_range(tiny, site):
         tiny.intervening([Scale(site, 0.0)]).__enter__()
 
 
+def test_a_hook_point_goes_by_its_name_an_alias_or_its_site(tiny):
+    ids = [5, 6, 7]
+    names = ("blocks.1.hook_mlp_out", "mlp.1", Site("mlp", 1))
+    zeroed = [tiny.run_with_hooks(ids, [(name, lambda act, hook: act * 0)]) for name in names]
+    assert torch.equal(zeroed[0], zeroed[1]) and torch.equal(zeroed[0], zeroed[2])
+    with pytest.raises(InputError, match="blocks.1.nothing"):
+        tiny.run_with_hooks(ids, [("blocks.1.nothing", lambda act, hook: act)])
+    with pytest.raises(InputError, match="rows of different lengths"):
+        tiny.run_with_hooks([[5, 6], [5]], [])
+
+
 def test_a_hook_point_the_architecture_lacks_is_refused(twins):
     model, _ = twins("neox")  # attention and MLP run in parallel: there is no middle
     with pytest.raises(UnknownSiteError, match="no hook point blocks.1.hook_resid_mid"):
