@@ -1,6 +1,7 @@
 """Laws of teacher-forced capture: the bytes of direct capture, the positions asked for, interventions by row."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError, UnknownSiteError
 from backtracking.core.events import detect_events
+from backtracking.core.interventions import Add
 from backtracking.core.problems import Problem
 from backtracking.core.scopes import Window
 from backtracking.model.activations import ActivationStore, cache_activations
@@ -149,6 +151,9 @@ def test_each_completion_runs_under_its_own_interventions(twin, problems, tmp_pa
     clean = cache_activations(model, completions, sites=SITES, to=tmp_path / "c", conditions="clean")
     assert "clean model" in clean.sidecar.recipe.note
     assert store.sidecar.recipe.interventions["head"] == "attn.1.h2*-2"
+    told = cache_activations(model, completions, sites=SITES, to=tmp_path / "t")  # by the receipts
+    assert told.sidecar.recipe == store.sidecar.recipe
+    assert all(torch.equal(told[site][:], store[site][:]) for site in store.sites)
     moved = 0
     for number, completion in enumerate(completions):
         rows = (store.rows.completion == number).to_numpy()
@@ -165,8 +170,11 @@ def test_each_completion_runs_under_its_own_interventions(twin, problems, tmp_pa
 
 def test_completions_under_interventions_need_their_conditions(tiny, problems, tmp_path):
     completions = sample(tiny, problems[:1], conditions=ARMS, max_new_tokens=5)
-    with pytest.raises(InputError, match="head, scale were sampled under interventions; give conditions=.*'clean'"):
-        cache_activations(tiny, completions, sites=SITES, to=tmp_path / "s")
+    steered = sample(tiny, problems[:1], conditions={"add": [Add("mlp.1", [1.0] * 32)]}, max_new_tokens=5)
+    untold = [replace(row, receipts=()) for row in completions]
+    for given, names in ((steered, "add"), (untold, "at, head, scale")):
+        with pytest.raises(InputError, match=f"{names} were sampled under .* give conditions=.*'clean'"):
+            cache_activations(tiny, given, sites=SITES, to=tmp_path / "s")
     with pytest.raises(InputError, match="no condition 'scale' is given"):
         cache_activations(tiny, completions, sites=SITES, to=tmp_path / "s", conditions={"head": ARMS["head"]})
     others = ARMS | {"head": ["attn.1.h2*-1"]}

@@ -23,12 +23,15 @@ def arms_for(completions: Sequence[Completion], conditions: Conditions | str | N
             raise InputError(f"conditions is {conditions!r}; give the conditions themselves, or 'clean'")
         return {}
     if conditions is None:
-        if touched:
+        if not touched:
+            return {}
+        conditions = _from_receipts(completions)
+        if conditions is None:
             raise InputError(
-                f"completions of {', '.join(touched)} were sampled under interventions; give conditions=, so that each "
-                "is run under its own, or conditions='clean' to run them without any"
+                f"completions of {', '.join(touched)} were sampled under interventions that their receipts do not give "
+                "back; give conditions=, so that each is run under its own, or conditions='clean' to run them without "
+                "any"
             )
-        return {}
     arms = {arm.name: arm for arm in (BASELINE, *conditions_of(conditions))}
     for completion in completions:
         if completion.condition not in arms:
@@ -43,9 +46,23 @@ def arms_for(completions: Sequence[Completion], conditions: Conditions | str | N
     return arms
 
 
+def _from_receipts(completions: Sequence[Completion]) -> tuple[Condition, ...] | None:
+    """The condition of each completion as its receipts name it; None where one does not, as with a vector given."""
+    found: dict[str, Condition] = {}
+    for completion in completions:
+        named = [receipt.intervention for receipt in completion.receipts]
+        if not named and completion.condition != BASELINE.name:
+            return None
+        try:
+            found.setdefault(completion.condition, Condition(completion.condition, named))
+        except InputError:
+            return None
+    return tuple(arm for name, arm in found.items() if name != BASELINE.name)
+
+
 def note_on(arms: Mapping[str, Condition], conditions: Conditions | str | None) -> str:
     """What the sidecar says of it."""
-    if conditions is None:
+    if not arms and conditions is None:
         return "clean model; the completions are of the baseline"
     if conditions == "clean":
         return "clean model, whatever the completions were sampled under"

@@ -77,7 +77,8 @@ def cache_activations(
         onsets: Events or onset rows of `detect_events`; of rows those that count. If not given, every strict onset
             that counts is found in the text, without regard to the words of the question.
         conditions: The arms under which the completions were sampled, so that each is run under its own
-            interventions; `"clean"` runs all of them without any. Needed where completions are not of the baseline.
+            interventions; `"clean"` runs all of them without any. If not given, the receipts of the completions say
+            it, but for vectors that were given as numbers.
         dataset: Name of the problem set, for the sidecar and the file names.
         dtype: Number format on disk; the model's own if not given.
         shard_bytes: Size of a shard, all sites together. A shard holds whole completions, so one completion that is
