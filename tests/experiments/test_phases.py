@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +23,7 @@ from backtracking.experiments.phases import run_phases
 from backtracking.experiments.planning import plan
 from backtracking.experiments.runs import RunFolder
 from backtracking.experiments.selection import SelectedSites, save_selection, saved_selection
+from backtracking.experiments.study import Study
 from backtracking.faces.commands import app
 from backtracking.faces.phase_report import compose_phases, write_phase_report
 from backtracking.measures.decision_points import DecisionPoint
@@ -175,12 +175,12 @@ def test_random_draws_are_no_hypotheses(finished):
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 2.0, -0.5, -3.0, 1.0])
-def test_the_random_direction_is_as_long_as_what_a_factor_takes_away(factor, monkeypatch):
+def test_the_random_direction_is_as_long_as_what_a_factor_takes_away(factor, tmp_path, monkeypatch):
     """Of an activation of length 4; a receipt tells by how much its length changes."""
     name = str(Scale("mlp.1", factor, "decode"))
     table = pd.DataFrame({"intervention": [name], "mean_change": [4 * abs(factor) - 4]})
     monkeypatch.setattr(phase2, "receipts_table", lambda completions: table)
-    study = SimpleNamespace(config=Config.model_validate({"phase2": {}}))
+    study = Study(Config.model_validate({"phase2": {}}), RunFolder(tmp_path), (), lambda *_: None, None)
     ablated = Condition("x", [Scale("mlp.1", factor, "decode")])
     (added,) = phase2.direction_condition(study, Completions(()), ablated).interventions
     assert added.scale == pytest.approx(4 * abs(1 - factor))
