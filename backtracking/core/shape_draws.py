@@ -24,8 +24,8 @@ def shape_matched_draws(
     """Distinct random sets, each with as many sites of each kind as the targeted set.
 
     Sites are drawn from those that are not targeted, nor a head of a targeted layer, nor the layer of a
-    targeted head; no set has a head of a layer that it has whole. Every such set is equally likely. The order of the arguments does not matter, and fewer
-    draws with the same seed are the first of more.
+    targeted head; no set has a head of a layer that it has whole. Every such set is equally likely. The
+    order of the arguments does not matter, and fewer draws with the same seed are the first of more.
 
     Args:
         targeted: The sites the hypothesis names.
