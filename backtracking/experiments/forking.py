@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backtracking.core.completions import Completion
+from backtracking.core.degeneration import is_degenerate
 from backtracking.core.errors import InputError
 from backtracking.core.grading import grade
 from backtracking.core.interventions import Ban, Condition
@@ -111,5 +112,5 @@ def _fork(
         right=verdict.verdict == "right",
         verdict=verdict.verdict,
         tokens=len(continued.ids),
-        degenerate=continued.finish_reason == "degenerate",
+        degenerate=is_degenerate(continued),
     )
