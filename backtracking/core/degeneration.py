@@ -6,6 +6,8 @@ the share of degenerate completions.
 
 from collections.abc import Sequence
 
+from backtracking.core.completions import Completion
+
 LONGEST_PERIOD = 64
 LEAST_REPEATS = 4
 LEAST_TOKENS = 64
@@ -21,6 +23,16 @@ def ends_in_a_loop(ids: Sequence[int]) -> bool:
         _periodic_tail(ids, period) >= max(LEAST_TOKENS, LEAST_REPEATS * period)
         for period in range(1, LONGEST_PERIOD + 1)
     )
+
+
+def is_degenerate(completion: Completion) -> bool:
+    """Whether the sampled ids end in a loop, however the completion finished.
+
+    The stop token that ends a completion is no part of what it repeats, and is left out.
+    """
+    stopped = completion.finish_reason == "stop"
+    looped = ends_in_a_loop(completion.ids[:-1] if stopped else completion.ids)
+    return completion.finish_reason == "degenerate" or looped
 
 
 def _periodic_tail(ids: Sequence[int], period: int) -> int:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from backtracking.core.completions import Completion, FinishReason
-from backtracking.core.degeneration import ends_in_a_loop
+from backtracking.core.degeneration import is_degenerate
 from backtracking.core.grading import Outcome, grade
 from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon, Onset, find_onsets, first_onset
 from backtracking.core.problems import Problem
@@ -49,7 +49,7 @@ class Event:
     finish_reason: FinishReason
     verdict: Outcome
     degenerate: bool
-    """Whether the sampled ids end in a loop, however the completion finished."""
+    """Whether the sampled ids, less a stop token, end in a loop, however the completion finished."""
     onset_index: int | None
     """Index of the onset among all triggers of the completion, those that do not count included."""
     in_think: bool | None
@@ -171,7 +171,7 @@ def _event(completion: Completion, problem: Problem, onsets: Sequence[Onset]) ->
         completion_tokens=len(completion.ids),
         finish_reason=completion.finish_reason,
         verdict=verdict.verdict,
-        degenerate=completion.finish_reason == "degenerate" or ends_in_a_loop(completion.ids),
+        degenerate=is_degenerate(completion),
         onset_index=None if onset is None else onset.index,
         in_think=None if onset is None else onset.in_think,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from backtracking.core.completions import Completion
+from backtracking.core.degeneration import is_degenerate
 from backtracking.core.errors import InputError
 from backtracking.core.grading import grade
 from backtracking.core.interventions import Ban, Condition
@@ -141,5 +142,5 @@ def _fork(
         right=verdict.verdict == "right",
         verdict=verdict.verdict,
         tokens=len(continued.ids),
-        degenerate=continued.finish_reason == "degenerate",
+        degenerate=is_degenerate(continued),
     )

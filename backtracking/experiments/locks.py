@@ -85,16 +85,18 @@ def take(folder: Path, *, now: str) -> RunLock:
         UnwritableFileError: The folder cannot be written to.
     """
     lock = FileLock(folder / LOCK, timeout=0, is_singleton=True, thread_local=False)
-    before = _holder(folder)
     with writing(folder / LOCK):
         try:
             authority = _acquire(lock) and not _is_shared(folder)
         except Timeout as error:
-            raise _in_use(folder, before, "wait for it, or end it") from error
+            raise _in_use(folder, _holder(folder), "wait for it, or end it") from error
+    before = _holder(folder)  # not earlier: a holder that has ended since took its note away
     mine = Holder(os.getpid(), socket.gethostname(), now)
-    if before is not None and not authority and _may_live(folder, before):
-        lock.release()
-        raise _in_use(folder, before, f"if it is gone, delete {folder / HOLDER}")
+    if before is not None and not authority:
+        if _may_live(folder, before):
+            lock.release()
+            raise _in_use(folder, before, f"if it is gone, delete {folder / HOLDER}")
+        before = _holder(folder)  # None if it ended well meanwhile
     if before is None or before.pid != mine.pid or not before.is_here:
         write_text(folder / HOLDER, json.dumps(asdict(mine)) + "\n")
     gone = before is not None and (before.pid != mine.pid or not before.is_here)
@@ -134,7 +136,11 @@ def _may_live(folder: Path, holder: Holder) -> bool:
     probe = folder / LOCK
     with writing(probe):
         probe.touch()
-    return probe.stat().st_mtime - (folder / HOLDER).stat().st_mtime < FRESH
+        clock = probe.stat().st_mtime
+    try:
+        return clock - (folder / HOLDER).stat().st_mtime < FRESH
+    except FileNotFoundError:  # it has ended since its note was read
+        return False
 
 
 def _is_shared(folder: Path) -> bool:

@@ -54,7 +54,10 @@ class Plan:
     rate: float
     """Sampled tokens per second, measured now on this machine, with as many rows as the run will use."""
     detectable: tuple[tuple[float, int, float], ...]
-    """Rate of the baseline, comparisons, and the least difference found with 80 % power, in points."""
+    """Rate of the baseline, comparisons, and the least difference found with 80 % power, in points.
+
+    Empty with one problem: problems are the clusters of every test, and one cluster shows no difference.
+    """
 
     @property
     def tokens(self) -> int:
@@ -111,6 +114,8 @@ class Plan:
         )
         found += self._costs()
         found.append(f"memory: weights {self.weights / GIB:.2f} GiB; {self.memory}")
+        if self.problems < 2:
+            found.append("no difference is detectable with one problem: problems are the clusters of every test")
         found += [
             f"with 80 % power {_difference(points)} is found from a baseline of {100 * rate:.0f} %, "
             f"{comparisons} comparisons under Holm (correlations as in core/power.py)"
@@ -163,14 +168,22 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2), work
         memory,
         sum(p.numel() * p.element_size() for p in model.plain.module.parameters()),
         rate,
-        tuple(
-            (base, count, 100 * abs(minimum_detectable(PairedDesign(len(problems), samples, base), comparisons=count)))
-            for base in baseline_rates
-            for count in sorted({1, comparisons})
-        ),
+        _detectable(len(problems), samples, baseline_rates, comparisons),
         model.device.type,
         workers,
         most if memory.rows == memory.asked else memory.rows,
+    )
+
+
+def _detectable(
+    problems: int, samples: int, rates: tuple[float, ...], comparisons: int
+) -> tuple[tuple[float, int, float], ...]:
+    if problems < 2:
+        return ()
+    return tuple(
+        (base, count, 100 * abs(minimum_detectable(PairedDesign(problems, samples, base), comparisons=count)))
+        for base in rates
+        for count in sorted({1, comparisons})
     )
 
 

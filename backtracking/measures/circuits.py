@@ -44,7 +44,7 @@ def find_circuit(
         model: The reasoner that wrote the completions.
         points: Events; controls too if they are the reference.
         trigger_ids: Tokens that begin a trigger.
-        reference: Over whose contexts, of the selecting half, the means are taken.
+        reference: Over whose contexts, of problems of the selecting half, the means are taken.
         window: Last positions at which nodes are ablated: 1 is the prediction position alone, where the decision is
             read; what earlier positions computed then stays as it was.
         reading: What the circuit has to keep.
@@ -163,7 +163,11 @@ def _half(events: Sequence[DecisionPoint], seed: int) -> set[Hashable]:
 
 
 def _referred(points: DecisionPoints, reference: Reference) -> tuple[DecisionPoint, ...]:
-    """Controls go with the problem of their event, wherever they were found."""
+    """Points whose contexts may be averaged; each counts for the problem it stands in, a control too.
+
+    A control may stand in another problem than its event's. It is averaged if its own problem is of the selecting
+    half, so that no context of a measured problem is.
+    """
     return {"controls": points.controls, "events": points.events, "both": points.all}[reference]
 
 

@@ -17,6 +17,8 @@ from backtracking.model.last_position import last_logits_only
 from backtracking.model.reasoner import HookedReasoner
 
 Match = Literal["position", "sentence", "entropy"]
+FIRST = 32
+"""Completions of a pool that are put in order before any is looked at; few events look further."""
 _LOOK_BACK = 64
 """Characters before a token in which the end of a sentence is looked for."""
 _BOUNDARY = re.compile(r"""(?:[.!?…:]["'”’)\]*]*\s+|[。！？]\s*|\n\s*|</?think>\s*)$""")
@@ -83,6 +85,34 @@ def next_token_entropies(
     return entropy.to(torch.float64).cpu().numpy()
 
 
+class _Pool:
+    """Completions of a variant, of one problem or of all but one, in random order; made as far as they are looked at.
+
+    The random order of all of them is drawn at once. It is the one thing that costs as much as there are
+    completions, for each event that finds no control at home.
+    """
+
+    def __init__(self, every: Sequence[Completion], own: Sequence[int], home: bool, rng: np.random.Generator) -> None:
+        self._every, self._own, self._home = every, own, home
+        self._order = rng.permutation(len(own) if home else len(every) - len(own))
+        self._begin = self._made(self._order[:FIRST])
+        self._rest: list[Completion] | None = None
+
+    def __iter__(self) -> Iterator[Completion]:
+        """The completions, always in the same order."""
+        yield from self._begin
+        if self._rest is None:
+            self._rest = self._made(self._order[FIRST:])
+        yield from self._rest
+
+    def _made(self, order: np.ndarray) -> list[Completion]:
+        own = np.array(self._own, dtype=int)
+        if self._home:
+            return [self._every[index] for index in own[order].tolist()]
+        before = np.searchsorted(own - np.arange(len(own)), order, side="right")  # own ones that are passed over
+        return [self._every[index] for index in (order + before).tolist()]
+
+
 class Matcher:
     """Baseline completions by variant and problem, and which of their contexts serve as controls already."""
 
@@ -98,7 +128,12 @@ class Matcher:
         rng: np.random.Generator,
     ) -> None:
         """Take the completions and the contexts at which the model did backtrack, which are no controls."""
-        self._baseline = baseline
+        self._by_variant: dict[str, list[Completion]] = {}
+        self._own: dict[tuple[str, int | str], list[int]] = {}
+        for completion in baseline:
+            every = self._by_variant.setdefault(completion.variant, [])
+            self._own.setdefault((completion.variant, completion.problem_id), []).append(len(every))
+            every.append(completion)
         self._taboo = taboo
         self._match = match
         self._tolerance = tolerance
@@ -141,8 +176,8 @@ class Matcher:
     def _ordered(self, wanted: Wanted, *, home: bool) -> Iterator[tuple[Completion, int]]:
         """Places that fit, in the event's problem or outside it, best first; ties in random order."""
         like = wanted.completion
-        pool = [c for c in self._baseline if c.variant == like.variant and (c.problem_id == like.problem_id) == home]
-        shuffled = [pool[index] for index in self._rng.permutation(len(pool)).tolist()]
+        own = self._own.get((like.variant, like.problem_id), ())
+        shuffled = _Pool(self._by_variant.get(like.variant, ()), own, home, self._rng)
         near = (place for distance in range(self._tolerance + 1) for place in self._at(shuffled, wanted, distance))
         if "entropy" not in self._match:
             yield from near
@@ -150,7 +185,7 @@ class Matcher:
         target = self._entropy(wanted.completion, wanted.position)
         yield from sorted(near, key=lambda place: abs(self._entropy(*place) - target))
 
-    def _at(self, pool: Sequence[Completion], wanted: Wanted, distance: int) -> Iterator[tuple[Completion, int]]:
+    def _at(self, pool: _Pool, wanted: Wanted, distance: int) -> Iterator[tuple[Completion, int]]:
         sides = [-distance, distance] if self._rng.integers(2) else [distance, -distance]
         for completion in pool:
             for position in dict.fromkeys(wanted.position + side for side in sides):

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from backtracking.core.clustered_auc import auc, clustered_auc
+from backtracking.core.clustered_auc import clustered_auc
 from backtracking.core.clustered_means import clustered_means
 from backtracking.core.errors import InputError
 from backtracking.core.multiplicity import benjamini_hochberg
@@ -64,7 +64,7 @@ class FeatureScan:
                 "difference": difference.value,
                 "difference_low": difference.low,
                 "difference_high": difference.high,
-                "auc": [auc(column, labels) for column in values.T],
+                "auc": [area.value for area in areas],
                 "auc_low": [area.low for area in areas],
                 "auc_high": [area.high for area in areas],
                 "p": difference.p_value,

@@ -11,7 +11,7 @@ from scipy import stats
 from backtracking.core.errors import InputError
 from backtracking.core.null_draws import MINIMUM_DRAWS, NullRank, null_rank
 from backtracking.core.sites import Site
-from backtracking.core.statistics import Estimate, expanded_percentiles, times_drawn
+from backtracking.core.statistics import Estimate
 from backtracking.measures.logit_lens import lens_logits
 from backtracking.measures.point_activations import PointActivations, Rows, Window
 from backtracking.measures.steering_controls import random_directions
@@ -77,7 +77,7 @@ class DirectionCosine:
     """How far two models' mean differences point the same way."""
 
     cosine: Estimate
-    """Of the two directions; the interval resamples problems, those both models solved together."""
+    """Of the two directions as they were measured, with the interval of `direction_cosine`."""
     chance: float
     """95 % of random pairs of directions of that width have a cosine between minus this and this."""
     width: int
@@ -90,12 +90,16 @@ def direction_cosine(
     *,
     other_site: str | Site | None = None,
     window: Window | None = None,
-    seed: int = 0,
     level: float = 0.95,
 ) -> DirectionCosine:
     """Cosine between the mean differences of two models, at one site and window.
 
-    Sampling noise in either direction draws the cosine towards 0, so a low one from few onsets says little.
+    Sampling noise in either direction draws the cosine towards 0, so a low one from few onsets says little. The
+    interval does not undo that: it is for the cosine that such samples of as many problems have on average, not for
+    that of the two directions without noise, which is farther from 0. It is a jackknife's, by Student's t: a problem
+    is left out in turn, in both models if both solved it. Resampling problems would add noise once more, and so
+    centre on a smaller cosine than the one that is shown. Degrees of freedom are one less than the fewest problems
+    that the events or controls of a model come from; the interval is missing if that is one problem.
 
     Args:
         first: Activations of the one model before its own events and controls.
@@ -103,7 +107,6 @@ def direction_cosine(
         site: Where, in both models.
         other_site: Where in the second, if elsewhere.
         window: Part of what was read.
-        seed: Of the resamples.
         level: Of the interval.
 
     Raises:
@@ -120,15 +123,28 @@ def direction_cosine(
             f"{other_site or site}: directions of different spaces have no cosine; compare models of one width"
         )
     problems = {problem: code for code, problem in enumerate(dict.fromkeys((*sides[0].problems, *sides[1].problems)))}
-    times = times_drawn(len(problems), seed)
-    resampled = _cosines(*(_differences(rows, problems, times) for rows in sides))
-    once = np.ones((1, len(problems)))
-    value = float(_cosines(*(_differences(rows, problems, once) for rows in sides))[0])
-    present = resampled[~np.isnan(resampled)]
-    low, high = expanded_percentiles(present, len(problems), level=level) if len(problems) > 1 else (np.nan, np.nan)
+    times = np.concatenate([np.ones((1, len(problems))), 1 - np.eye(len(problems))])  # all, then one left out in turn
+    value, *without = _cosines(*(_differences(rows, problems, times) for rows in sides)).tolist()
+    low, high = _jackknife(value, np.array(without), _fewest(sides) - 1, level=level)
     count = sum(len(rows.point) for rows in sides)
     chance = float(np.sqrt(stats.beta.ppf(0.95, 0.5, (widths[0] - 1) / 2)))
     return DirectionCosine(Estimate(value, low, high, count, len(problems), level), chance, widths[0])
+
+
+def _fewest(sides: Sequence[Rows]) -> int:
+    """Problems of the kind of point and model that has the fewest."""
+    kinds = [(rows.problems, kind) for rows in sides for kind in (rows.is_event, ~rows.is_event)]
+    return min(len({problem for problem, own in zip(problems, kind, strict=True) if own}) for problems, kind in kinds)
+
+
+def _jackknife(value: float, without: np.ndarray, freedom: int, *, level: float) -> tuple[float, float]:
+    """Ends around a cosine from those with one problem left out; missing if one problem is all there is."""
+    if freedom < 1:
+        return float("nan"), float("nan")
+    count = len(without)
+    error = np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
+    reach = float(stats.t.ppf((1 + level) / 2, freedom) * error)
+    return max(value - reach, -1.0), min(value + reach, 1.0)
 
 
 def _log_odds(logits: Float[torch.Tensor, "direction vocab"], triggers: Sequence[int]) -> np.ndarray:
@@ -140,7 +156,7 @@ def _log_odds(logits: Float[torch.Tensor, "direction vocab"], triggers: Sequence
 def _differences(
     rows: Rows, problems: dict[int | str, int], times: Float[np.ndarray, "draw problem"]
 ) -> Float[np.ndarray, "draw d"]:
-    """Mean of events minus mean of controls in each resample; NaN where one kind was not drawn."""
+    """Mean of events minus mean of controls in each draw of problems; NaN where one kind was not drawn."""
     code = np.array([problems[problem] for problem in rows.problems])
     means = []
     for kind in (rows.is_event, ~rows.is_event):

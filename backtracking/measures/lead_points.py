@@ -15,19 +15,21 @@ from backtracking.measures.decision_points import DecisionPoint, DecisionPoints
 def usable_points(
     points: DecisionPoints, completions: Sequence[Completion], longest: int, lexicon: Lexicon
 ) -> DecisionPoints:
-    """Points that have every lead, controls before any trigger, and events that keep a control."""
-    first = _first_triggers(points.controls, completions, lexicon)
+    """Points that have every lead and stand before any other trigger; events keep a control, controls their event."""
+    first = _first_triggers(points.all, completions, lexicon)
     controls = tuple(
         control
         for control in points.controls
         if control.position >= longest and control.position + longest < first[_key(control)]
     )
     paired = {control.event for control in controls}
-    events = tuple(event for event in points.events if event.position >= longest and event.event in paired)
+    events = tuple(
+        event for event in points.events if longest <= event.position <= first[_key(event)] and event.event in paired
+    )
     if not events:
         raise InputError(
-            f"none of {len(points.events)} events has {longest} tokens before it and a control as far from "
-            "any trigger; sample more completions, draw more controls per event, or shorten the longest lead"
+            f"none of {len(points.events)} events has {longest} tokens and no trigger before it, and a control "
+            "as far from any; sample more completions, draw more controls per event, or shorten the longest lead"
         )
     own = {event.event for event in events}
     return replace(points, events=events, controls=tuple(each for each in controls if each.event in own))
@@ -38,22 +40,21 @@ def _key(point: DecisionPoint | Completion) -> tuple[int | str, int, str]:
 
 
 def _first_triggers(
-    controls: Sequence[DecisionPoint], completions: Sequence[Completion], lexicon: Lexicon
+    points: Sequence[DecisionPoint], completions: Sequence[Completion], lexicon: Lexicon
 ) -> dict[tuple[int | str, int, str], float]:
-    """Where the first trigger of each control's completion begins, counted or not; infinite if there is none."""
+    """Where the first trigger of each point's completion begins, counted or not; infinite if there is none."""
     baseline = {_key(row): row for row in completions if row.condition == "baseline"}
     found: dict[tuple[int | str, int, str], float] = {}
-    for control in controls:
-        if _key(control) not in baseline:
-            raise InputError(f"a control stands in {_key(control)}, which is none of the completions; give all of them")
-        row = baseline[_key(control)]
-        if control.context != row.prompt_ids + row.ids[: control.position]:
-            raise InputError(
-                f"a control of {_key(control)} does not agree with its completion; give those of the points"
-            )
-        if _key(control) not in found:
+    for point in points:
+        key = _key(point)
+        if key not in baseline:
+            raise InputError(f"one {point.kind} stands in {key}, which is none of the completions; give all of them")
+        row = baseline[key]
+        if point.context != row.prompt_ids + row.ids[: point.position]:
+            raise InputError(f"one {point.kind} of {key} does not agree with its completion; give those of the points")
+        if key not in found:
             starts = [row.token_at(onset.char) for onset in find_onsets(row.text, lexicon=lexicon)]
-            found[_key(control)] = min(starts, default=float("inf"))
+            found[key] = min(starts, default=float("inf"))
     return found
 
 

@@ -71,7 +71,9 @@ class LeadTime:
     rows: tuple[LeadRow, ...]
     draws: int
     dropped_events: int
-    """Too near the start of the completion for the longest lead, or without a control that could be kept."""
+    """Too near the start of the completion for the longest lead, after an earlier trigger (whether or not that one
+    counts), or without a control that could be kept.
+    """
     dropped_controls: int
     """Too near the start, after an earlier trigger, with one within the longest lead behind them, or of such events."""
     window: int
@@ -111,8 +113,9 @@ def lead_time(
 ) -> LeadTime:
     """Probe the residual stream at every lead up to the longest.
 
-    A control is kept if no trigger of the lexicon begins before it or within the longest lead behind it, since having
-    backtracked already can be read too. Only points that have every lead are kept, so that leads compare.
+    An event is kept if no trigger of the lexicon begins before its own, a control if none begins before it or within
+    the longest lead behind it, since having backtracked already can be read too. Only points that have every lead
+    are kept, so that leads compare.
 
     Args:
         model: The reasoner that wrote the completions.

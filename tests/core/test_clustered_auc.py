@@ -1,11 +1,14 @@
 """The area under the curve equals scikit-learn's, and its interval resamples whole problems."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from backtracking.core.clustered_auc import auc, clustered_auc, clustered_auc_difference
 from backtracking.core.errors import InputError
+from backtracking.core.statistics import expanded_percentiles, times_drawn
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(120) % 3 == 0
@@ -64,3 +67,38 @@ def test_what_has_no_area_is_refused():
         clustered_auc([1.0, float("nan")], [True, False], ["a", "b"])
     with pytest.raises(InputError, match="2 scores, 1 labels"):
         clustered_auc([1.0, 2.0], [True], ["a", "b"])
+
+
+def by_all_pairs(scores, labels, clusters, strata):
+    """Area and interval from a table of every true row against every false one."""
+    same = strata[labels][:, None] == strata[~labels][None]
+    above = (np.sign(scores[labels][:, None] - scores[~labels][None]) / 2 + 0.5) * same
+    times = times_drawn(clusters.max() + 1, 0)
+    true, false = times[:, clusters[labels]], times[:, clusters[~labels]]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = ((true @ above) * false).sum(1) / ((true @ same.astype(float)) * false).sum(1)
+    ends = expanded_percentiles(drawn[~np.isnan(drawn)], clusters.max() + 1, level=0.95)
+    return (above.sum() / same.sum(), *ends)
+
+
+@pytest.mark.parametrize(("problems", "strata"), [(7, 1), (40, 5), (1100, 1), (1100, 4)])
+def test_it_is_that_of_every_pair_counted_by_itself(problems, strata):
+    rng = np.random.default_rng(problems + strata)
+    clusters = np.concatenate([np.arange(problems), rng.integers(0, problems, 200)])
+    labels, layers = rng.random(len(clusters)) < 0.3, rng.integers(0, strata, len(clusters))
+    scores = np.round(rng.standard_normal(len(clusters)) + labels, 1)
+    found = clustered_auc(scores, labels, clusters.tolist(), strata=layers.tolist())
+    expected = by_all_pairs(scores, labels, clusters, layers)
+    assert (found.value, found.low, found.high) == pytest.approx(expected, abs=1e-12)
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs():
+    """A table of all pairs of these rows would take 800 MB."""
+    rng = np.random.default_rng(1)
+    labels, clusters = np.arange(20_000) % 2 == 0, rng.integers(0, 50, 20_000).tolist()
+    clustered_auc([0.0, 1.0], [True, False], [0, 1])  # what is loaded once is no part of it
+    tracemalloc.start()
+    found = clustered_auc(rng.standard_normal(20_000) + labels, labels, clusters)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.low > 0.7 and peak < 100 * 2**20

@@ -1,5 +1,7 @@
 """Events: positions are exact on the sampled ids, and each completion meets its own gold answer."""
 
+from dataclasses import replace
+
 import pytest
 
 from backtracking.core.completions import Completion
@@ -100,3 +102,14 @@ def test_tables_keep_the_published_columns(shared_data):
         "in_think",
     ]
     assert list(table([], OnsetRow).columns)[:4] == ["example_id", "sample_id", "variant", "condition"]
+
+
+def test_a_loop_is_one_whether_or_not_a_stop_token_ended_it():
+    tokenizer = tiny_tokenizer()
+    again = tokenizer.encode("a", add_special_tokens=False) * 80
+    text, offsets = decode_with_offsets(tokenizer, again)
+    looped = Completion(7, 0, "no_think_tags", "baseline", (1,), tuple(again), text, "length", offsets)
+    stopped = replace(looped, ids=(*again, 0), offsets=(*offsets, len(text)), finish_reason="stop")
+    plain = completion("one and two Final: 72")
+    events = detect_events([looped, stopped, replace(looped, finish_reason="degenerate"), plain], [PROBLEM])[0]
+    assert [event.degenerate for event in events] == [True, True, True, False]

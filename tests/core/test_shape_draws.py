@@ -71,3 +71,61 @@ def test_too_few_sets_are_refused_with_their_number():
 def test_what_cannot_be_drawn_is_refused(targeted, sites, draws, said):
     with pytest.raises(InputError, match=said):
         shape_matched_draws(targeted, sites, draws=draws, seed=0)
+
+
+def admissible(pool, whole, heads):
+    """Every set of so many whole layers and heads without a head beside its own layer, by plain enumeration."""
+    layers = [site for site in pool if site.head is None]
+    single = [site for site in pool if site.head is not None]
+    return {
+        frozenset((*some, *others))
+        for some in itertools.combinations(layers, whole)
+        for others in itertools.combinations(single, heads)
+        if not {site.layer for site in some} & {site.layer for site in others}
+    }
+
+
+def test_no_draw_has_a_head_beside_the_whole_of_its_layer():
+    """It would switch off less than the targeted set does."""
+    attention = LAYERS[6:] + HEADS
+    targeted = [Site("attn", 0), Site("attn", 3, 1)]
+    for draw in shape_matched_draws(targeted, attention, draws=60, seed=0):
+        whole = {site.layer for site in draw if site.head is None}
+        assert kinds(draw) == kinds(targeted) and not whole & {site.layer for site in draw if site.head is not None}
+
+
+def test_mixed_draws_are_all_there_are_equally_likely_and_refused_beyond_their_number():
+    layers, heads = [Site("attn", layer) for layer in range(5)], [Site("attn", layer, 0) for layer in range(4)]
+    pool = layers + heads + [Site("attn", 1, 1), Site("attn", 1, 2)]
+    targeted = [layers[0], Site("attn", 2, 0), Site("attn", 3, 0)]
+    free = [site for site in pool if site.layer not in (0, 2, 3)] + [Site("attn", 2, 0), Site("attn", 3, 0)]
+    outside = admissible([site for site in free if site not in targeted], 1, 2)
+    assert {frozenset(draw) for draw in shape_matched_draws(targeted, pool, draws=len(outside), seed=2)} == outside
+    every = admissible(pool, 1, 2) - {frozenset(targeted)}
+    with pytest.raises(InputError, match=rf"only {len(outside)} distinct ones.*overlap=True \({len(every)} exist"):
+        shape_matched_draws(targeted, pool, draws=len(outside) + 1, seed=0)
+    draws = shape_matched_draws(targeted, pool, draws=len(every), seed=0, overlap=True)
+    assert {frozenset(draw) for draw in draws} == every
+    with pytest.raises(InputError, match=f"only {len(every)} distinct ones exist even when"):
+        shape_matched_draws(targeted, pool, draws=len(every) + 1, seed=0, overlap=True)
+    firsts = Counter(
+        frozenset(shape_matched_draws(targeted, pool, draws=1, seed=seed, overlap=True)[0])
+        for seed in range(20 * len(every))
+    )
+    assert set(firsts) == every and stats.chisquare(list(firsts.values())).pvalue > 0.001
+
+
+def test_a_shape_that_random_attempts_would_hardly_ever_keep_is_drawn_all_the_same():
+    layers = [Site("attn", layer) for layer in range(24)]
+    heads = [Site("attn", layer, head) for layer in range(24) for head in range(8)]
+    targeted = layers[:12] + [site for site in heads if site.layer >= 12][:60]
+    draw = shape_matched_draws(targeted, layers + heads, draws=1, seed=0, overlap=True)[0]
+    whole = {site.layer for site in draw if site.head is None}
+    assert kinds(draw) == kinds(targeted) and not whole & {site.layer for site in draw if site.head is not None}
+
+
+def test_a_targeted_set_with_a_head_of_its_own_layer_is_not_counted_among_the_draws():
+    pool = [Site("attn", layer) for layer in range(3)] + [Site("attn", layer, 0) for layer in range(3)]
+    targeted = [Site("attn", 0), Site("attn", 0, 0)]
+    draws = shape_matched_draws(targeted, pool, draws=6, seed=0, overlap=True)
+    assert {frozenset(draw) for draw in draws} == admissible(pool, 1, 1)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,35 @@ def test_where_there_are_no_locks_a_living_process_here_counts(tmp_path, monkeyp
         locks.take(tmp_path, now="later")
     gone = note(tmp_path)
     assert locks.take(tmp_path, now="later").taken_over.pid == gone
+
+
+def test_a_holder_that_ends_while_its_sign_of_life_is_looked_up_is_no_obstacle(tmp_path, monkeypatch):
+    """It takes its note away between the reading of it and the question how old it is."""
+    monkeypatch.setattr(locks, "_is_shared", lambda folder: True)
+    note(tmp_path, host="elsewhere")
+    touch = Path.touch
+
+    def touched(path, *options):
+        touch(path, *options)
+        if path.name == locks.LOCK:
+            (tmp_path / locks.HOLDER).unlink()
+
+    monkeypatch.setattr(Path, "touch", touched)
+    lock = locks.take(tmp_path, now="later")
+    assert lock.taken_over is None  # it ended well
+    assert json.loads((tmp_path / locks.HOLDER).read_text())["pid"] == os.getpid()
+    lock.release()
+
+
+def test_a_holder_that_ends_before_the_lock_is_had_ended_well(tmp_path, monkeypatch):
+    note(tmp_path)
+    acquire = locks._acquire
+
+    def acquired(lock):
+        (tmp_path / locks.HOLDER).unlink()
+        return acquire(lock)
+
+    monkeypatch.setattr(locks, "_acquire", acquired)
+    lock = locks.take(tmp_path, now="later")
+    assert lock.taken_over is None and (tmp_path / locks.HOLDER).exists()
+    lock.release()

@@ -55,6 +55,20 @@ def test_problems_that_choose_are_not_those_that_are_measured(planted):
     np.testing.assert_allclose(again.selecting_kept[:, 0], found.selecting_kept[:, 0], atol=1e-5)
 
 
+def test_a_control_is_averaged_if_the_problem_it_stands_in_chooses(planted):
+    """Wherever its event stands: so no context of a measured problem is averaged."""
+    found, points, model, trigger = planted
+    measured = set(found.problems)
+    assert {points.events[control.event].problem_id for control in points.controls} - measured
+    inside = [control for control in points.controls if control.problem_id not in measured]
+    moved = tuple(
+        replace(control, problem_id=found.problems[0]) if control is inside[0] else control
+        for control in points.controls
+    )
+    again = find_circuit(model, replace(points, controls=moved), trigger_ids=[trigger], sizes=[1], pool=1)
+    assert (found.reference_contexts, again.reference_contexts) == (len(inside), len(inside) - 1)
+
+
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "gpt2"])
 def test_mean_ablation_equals_a_loop_of_plain_hooks(twins, name):
     """Means taken by hand from full forward passes, put in by hand; two positions, one of them the last."""

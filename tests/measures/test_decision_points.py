@@ -10,7 +10,7 @@ from backtracking.core.errors import InputError
 from backtracking.core.events import detect_events
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS
-from backtracking.measures.control_matching import begins_sentence, next_token_entropies
+from backtracking.measures.control_matching import Matcher, begins_sentence, next_token_entropies
 from backtracking.measures.decision_points import decision_points
 from backtracking.model.sampling import sample
 
@@ -223,3 +223,59 @@ def test_what_does_not_agree_is_refused(rows):
         decision_points(rows, events, match=("sentence",))
     with pytest.raises(InputError, match="per_event is -1"):
         decision_points(rows, events, per_event=-1)
+
+
+def random_rows(seed, count, kind=Completion):
+    """Completions of random words in two variants, of problems with one to five samples."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        words = [WORDS[index] for index in rng.choice([1, 2, 3, 4, 5, 6, 7, 12], size=rng.integers(2, 30))]
+        offsets = tuple(np.cumsum([0, *map(len, words)])[:-1].tolist())
+        ids, variant = tuple(ID[word] for word in words), VARIANTS[int(rng.integers(2))].name
+        problem = f"p{int(rng.integers(count // 2))}"
+        found.append(kind(problem, number, variant, "baseline", (0,), ids, "".join(words), "stop", offsets))
+    return found
+
+
+@pytest.mark.parametrize("match", [("position",), ("position", "sentence")])
+@pytest.mark.parametrize("per_event", [1, 4])
+def test_pools_are_those_of_a_search_through_all_completions(match, per_event, monkeypatch):
+    """The same controls in the same order, from the same random numbers."""
+    every = [random_rows(seed, 60) for seed in range(5)]
+    options = {"match": match, "per_event": per_event, "tolerance": 6}
+    found = [decision_points(rows, events_of(rows), seed=3, **options) for rows in every]
+
+    def ordered(self, wanted, *, home):
+        like = wanted.completion
+        pool = [c for c in rows if c.variant == like.variant and (c.problem_id == like.problem_id) == home]
+        shuffled = [pool[index] for index in self._rng.permutation(len(pool)).tolist()]
+        for distance in range(self._tolerance + 1):
+            sides = [-distance, distance] if self._rng.integers(2) else [distance, -distance]
+            for completion in shuffled:
+                for position in dict.fromkeys(wanted.position + side for side in sides):
+                    if 0 <= position < len(completion.ids) and self._fits(completion, position, wanted):
+                        yield completion, position
+
+    monkeypatch.setattr(Matcher, "_ordered", ordered)
+    for rows, one in zip(every, found, strict=True):
+        assert one == decision_points(rows, events_of(rows), seed=3, **options)
+        assert one.controls
+
+
+class Counted(Completion):
+    """A completion that counts how often it is asked for its variant."""
+
+    asked = 0
+
+    def __getattribute__(self, name):
+        Counted.asked += name == "variant"
+        return super().__getattribute__(name)
+
+
+def test_the_search_does_not_go_through_all_completions_for_each_event():
+    rows = random_rows(0, 300, Counted)
+    events = events_of(rows)
+    Counted.asked = 0
+    found = decision_points(rows, events)
+    assert len(found.events) > 100 and Counted.asked < 10 * len(rows)

@@ -107,6 +107,12 @@ def test_points_without_every_lead_and_controls_near_a_trigger_are_dropped_and_c
     fewer = lead_time(model, points, near, longest=1, folds=4, layers=[1])
     assert (fewer.dropped_controls, fewer.dropped_events) == (2, 2)
     assert {row.events for row in fewer.rows} == {38} and {row.layers for row in fewer.rows} == {(1, 1, 1, 1)}
+    earlier = [
+        replace(row, text="mistake," + row.text[8:]) if (row.sample_id, row.problem_id) == (0, "p3") else row
+        for row in completions
+    ]  # it does not count, and the onset of that completion stays where it was
+    fewer = lead_time(model, points, earlier, longest=1, folds=4, layers=[1])
+    assert (fewer.dropped_controls, fewer.dropped_events) == (1, 1) and {row.events for row in fewer.rows} == {39}
     with pytest.raises(InputError, match="none of 40 events has 14 tokens"):
         lead_time(model, points, completions, longest=14)
     with pytest.raises(InputError, match="none of the completions"):

@@ -10,8 +10,10 @@ import torch
 from backtracking.core.clustered_auc import auc
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import Add, Project
+from backtracking.core.sites import Site
+from backtracking.measures.decision_points import DecisionPoint, DecisionPoints, Skipped
 from backtracking.measures.direction_readings import direction_cosine, unembedding_score
-from backtracking.measures.point_activations import read_points
+from backtracking.measures.point_activations import PointActivations, read_points
 from backtracking.measures.steering_controls import (
     behaviour_points,
     noise_arm,
@@ -139,6 +141,45 @@ def test_two_halves_of_one_models_problems_share_the_direction_and_noise_does_no
                    for seed in (0, 5))  # fmt: skip
     unrelated = direction_cosine(early, late, "resid_post.1")
     assert unrelated.cosine.low < unrelated.chance
+
+
+NOISY = (np.eye(24)[0], 0.6 * np.eye(24)[0] + 0.8 * np.eye(24)[1])
+"""Two directions whose cosine is 0.6, before there is any noise."""
+
+
+def noisy(rng, direction, problems=12):
+    """Activations whose events lie along a direction; two events and controls of each problem share some noise."""
+    shared = 0.5 * rng.standard_normal((problems, 24)).repeat(2, axis=0)
+    kinds = [
+        shared + rng.standard_normal(shared.shape) + (kind == "event") * direction for kind in ("event", "control")
+    ]
+    points = [
+        [DecisionPoint(f"p{index // 2}", index % 2, "v", kind, index, (1, 2), 1, 1, 3) for index in range(2 * problems)]
+        for kind in ("event", "control")
+    ]
+    values, rows = np.concatenate(kinds), np.arange(4 * problems)
+    held = DecisionPoints(tuple(points[0]), tuple(points[1]), (), Skipped(0, 0, 0))
+    site = Site("resid_post", 1)
+    return PointActivations("m", held, (site,), (-1, -1), rows, np.full(len(rows), -1), {site: values}, 0)
+
+
+def test_the_interval_of_a_cosine_holds_it_and_covers_what_such_samples_have_on_average():
+    rng = np.random.default_rng(0)
+    pairs = [[noisy(rng, direction) for direction in NOISY] for _ in range(400)]
+    found = [direction_cosine(*pair, "resid_post.1").cosine for pair in pairs]
+    assert all(one.low < one.value < one.high for one in found)
+    expected = np.mean([one.value for one in found])
+    assert expected < 0.45  # noise draws it towards 0, and no interval says otherwise
+    covered = np.mean([one.low <= expected <= one.high for one in found])
+    assert 0.93 <= covered <= 0.99
+
+
+def test_a_cosine_of_events_of_one_problem_has_no_interval():
+    read = noisy(np.random.default_rng(1), NOISY[0])
+    alone = tuple(replace(event, problem_id="p0") for event in read.points.events)
+    one = replace(read, points=replace(read.points, events=alone))
+    found = direction_cosine(one, read, "resid_post.1").cosine
+    assert np.isfinite(found.value) and np.isnan([found.low, found.high]).all()
 
 
 def test_models_of_different_width_have_no_cosine(model_and_trigger, read):
