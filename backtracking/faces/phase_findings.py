@@ -71,7 +71,8 @@ def _sure(first: Phase1) -> str:
     study, baseline = first.study, first.comparison.rows[0]
     rate = min(max(baseline.backtracking.value, 0.02), 0.98)
     samples = study.config.generation.num_samples_per_prompt
-    least = minimum_detectable(PairedDesign(baseline.problems, samples, rate))
+    several = baseline.problems > 1  # problems are the clusters of every test
+    least = minimum_detectable(PairedDesign(baseline.problems, samples, rate)) if several else math.nan
     found = (
         "no difference, however large, would be found with 80 % power"
         if math.isnan(least)
