@@ -7,8 +7,9 @@ from jaxtyping import Float
 from scipy import sparse
 from scipy.stats import rankdata
 
+from backtracking.core.cluster_intervals import resampled_ends, times_drawn
 from backtracking.core.errors import InputError
-from backtracking.core.statistics import Estimate, expanded_percentiles, times_drawn
+from backtracking.core.statistics import Estimate
 
 AT_ONCE = 2**21
 """Numbers held at once while wins are counted (16 MiB)."""
@@ -51,7 +52,7 @@ def clustered_auc(
         InputError: The lists differ in length, a score is not finite, or no two rows can be compared.
     """
     value, resampled, count = _areas(scores, labels, clusters, strata, seed)
-    low, high = _ends(resampled, count, level)
+    low, high = resampled_ends(value, resampled, count, level=level, least=0.0)
     return Estimate(value, low, high, len(clusters), count, level)
 
 
@@ -72,7 +73,7 @@ def clustered_auc_difference(
     """
     value, first, count = _areas(scores, labels, clusters, strata, seed)
     other, second, _ = _areas(others, labels, clusters, strata, seed)
-    low, high = _ends(first - second, count, level)
+    low, high = resampled_ends(value - other, first - second, count, level=level, alike=True)
     return Estimate(value - other, low, high, len(clusters), count, level)
 
 
@@ -161,10 +162,3 @@ def _by_stratum(
 def _codes(names: Sequence[Hashable]) -> np.ndarray:
     order: dict[Hashable, int] = {}
     return np.array([order.setdefault(name, len(order)) for name in names], dtype=int)
-
-
-def _ends(resampled: np.ndarray, clusters: int, level: float) -> tuple[float, float]:
-    present = resampled[~np.isnan(resampled)]
-    if clusters < 2 or not len(present):
-        return float("nan"), float("nan")
-    return expanded_percentiles(present, clusters, level=level)

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from backtracking.core.cluster_intervals import (
+    MOST_RESAMPLED,
+    expanded_percentiles,
+    linear_ends,
+    ratio_ends,
+    times_drawn,
+)
 from backtracking.core.errors import InputError
-from backtracking.core.statistics import Estimate, expanded_percentiles, times_drawn
+from backtracking.core.statistics import Estimate
 
 FEWEST_FLIPS = 9999
 FLIPS_PER_CELL = 100
@@ -94,6 +101,11 @@ def _intervals(
 ) -> tuple[Float[np.ndarray, " cell"], Float[np.ndarray, " cell"]]:
     if len(sums) < 2:
         return np.full(sums.shape[1], np.nan), np.full(sums.shape[1], np.nan)
+    if len(sums) > MOST_RESAMPLED:
+        means = sums.sum(0) / counts.sum()
+        influence = (sums - means * counts[:, None]) / counts.sum()
+        ends = [linear_ends(mean, column, level=level) for mean, column in zip(means, influence.T, strict=True)]
+        return np.array([low for low, _ in ends]), np.array([high for _, high in ends])
     times = times_drawn(len(sums), seed)
     resampled = (times @ sums) / (times @ counts)[:, None]
     ends = [expanded_percentiles(column, len(sums), level=level) for column in resampled.T]
@@ -145,6 +157,5 @@ def clustered_average(
     sums, counts = np.bincount(index, weights=array), np.bincount(index).astype(float)
     low = high = float("nan")
     if np.ptp(sums / counts) > 0:
-        times = times_drawn(len(sums), seed)
-        low, high = expanded_percentiles((times @ sums) / (times @ counts), len(sums), level=level)
+        low, high = ratio_ends(sums, counts, seed=seed, level=level)
     return Estimate(float(array.mean()), low, high, len(array), len(sums), level)

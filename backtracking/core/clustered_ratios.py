@@ -5,8 +5,9 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from backtracking.core.cluster_intervals import MOST_RESAMPLED, expanded_percentiles, linear_ends, times_drawn
 from backtracking.core.errors import InputError
-from backtracking.core.statistics import Estimate, expanded_percentiles, times_drawn
+from backtracking.core.statistics import Estimate
 
 
 def clustered_ratio(
@@ -34,7 +35,10 @@ def clustered_ratio(
     index = np.array([order.setdefault(cluster, len(order)) for cluster in clusters])
     top, bottom = (np.bincount(index, weights=values.astype(float)) for values in (tops, bottoms))
     low = high = float("nan")
-    if len(order) > 1:
+    if len(order) > MOST_RESAMPLED:
+        value = top.sum() / whole
+        low, high = linear_ends(value, (top - value * bottom) / whole, level=level)
+    elif len(order) > 1:
         times = times_drawn(len(order), seed)
         below = times @ bottom
         if (np.sign(below) == np.sign(whole)).all():

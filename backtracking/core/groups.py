@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from backtracking.core.cluster_intervals import FEW, MOST_RESAMPLED, linear_ends, resampled_ends, times_drawn
 from backtracking.core.errors import InputError
-from backtracking.core.statistics import Estimate, clustered_mean, expanded_percentiles, times_drawn
+from backtracking.core.statistics import Estimate, clustered_mean
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,23 @@ def crude_difference(counts: GroupCounts, *, seed: int = 0, level: float = 0.95)
     value = float(c.hits.sum() / total - c.other_hits.sum() / other)
     low = high = float("nan")
     if len(c.n) > 1:
-        times = times_drawn(len(c.n), seed)
-        inside, outside = times @ c.n, times @ c.other_n
-        both = (inside > 0) & (outside > 0)
-        resampled = (times[both] @ c.hits) / inside[both] - (times[both] @ c.other_hits) / outside[both]
-        low, high = expanded_percentiles(resampled, len(c.n), level=level)
+        low, high = _crude_ends(c, value, seed=seed, level=level)
     return Estimate(value, low, high, int(total + other), len(c.n), level)
+
+
+def _crude_ends(c: GroupCounts, value: float, *, seed: int, level: float) -> tuple[float, float]:
+    total, other, problems = c.n.sum(), c.other_n.sum(), len(c.n)
+    moved = (c.hits - c.hits.sum() / total * c.n) / total
+    moved = moved - (c.other_hits - c.other_hits.sum() / other * c.other_n) / other
+    linear = linear_ends(value, moved, level=level, least=-1.0)
+    if problems > MOST_RESAMPLED:
+        return linear
+    times = times_drawn(problems, seed)
+    inside, outside = times @ c.n, times @ c.other_n
+    both = (inside > 0) & (outside > 0)
+    resampled = (times[both] @ c.hits) / inside[both] - (times[both] @ c.other_hits) / outside[both]
+    low, high = resampled_ends(value, resampled, problems, level=level)
+    return (min(low, linear[0]), max(high, linear[1])) if problems < FEW else (low, high)
 
 
 def within_difference(counts: GroupCounts, *, seed: int = 0, level: float = 0.95) -> Estimate | None:

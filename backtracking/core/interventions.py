@@ -195,9 +195,10 @@ def parse_intervention(text: str | Intervention) -> Intervention:
 
 
 Conditions: TypeAlias = (
-    Sequence[Condition | tuple[str, Sequence[str | Intervention]]] | Mapping[str, Sequence[str | Intervention]]
+    Sequence[str | Condition | tuple[str, Sequence[str | Intervention]]] | Mapping[str, Sequence[str | Intervention]]
 )
-"""Arms as they can be given: conditions, pairs of a name and interventions, or a mapping from the one to the other."""
+"""Arms as they can be given: conditions (`"baseline"` is the empty one), pairs of a name and interventions, or a
+mapping from the one to the other."""
 
 
 def conditions_of(given: Conditions) -> tuple[Condition, ...]:
@@ -213,7 +214,7 @@ def conditions_of(given: Conditions) -> tuple[Condition, ...]:
     return tuple(map(_condition, given))
 
 
-def _condition(given: Condition | tuple[str, Sequence[str | Intervention]]) -> Condition:
+def _condition(given: str | Condition | tuple[str, Sequence[str | Intervention]]) -> Condition:
     if isinstance(given, Condition):
         return given
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):

@@ -9,8 +9,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from backtracking.core.cluster_intervals import FEW, MOST_RESAMPLED, linear_ends, resampled_ends, times_drawn
 from backtracking.core.errors import InputError
-from backtracking.core.statistics import Estimate, expanded_percentiles, times_drawn
+from backtracking.core.statistics import Estimate
 
 FLIPS = 9999
 
@@ -57,9 +58,7 @@ def paired_share_difference(
     value = float(_difference(once @ own, once @ other)[0])
     low = high = float("nan")
     if count > 1 and np.isfinite(value):
-        times = times_drawn(count, seed)
-        resampled = _difference(times @ own, times @ other)
-        low, high = expanded_percentiles(resampled[~np.isnan(resampled)], count, level=level)
+        low, high = _ends(value, own, other, seed=seed, level=level)
     return ShareDifference(Estimate(value, low, high, len(arm), count, level), _p_value(own, other, value, seed))
 
 
@@ -70,6 +69,20 @@ def _by_cluster(rows: Sequence[Counted], clusters: Sequence[Hashable]) -> np.nda
     found = np.zeros((len(order), 2))
     np.add.at(found, index, np.array([[row.hits, row.of] for row in rows], dtype=float))
     return found
+
+
+def _ends(value: float, own: np.ndarray, other: np.ndarray, *, seed: int, level: float) -> tuple[float, float]:
+    shares = [part[:, 0].sum() / part[:, 1].sum() for part in (own, other)]
+    influence = [
+        (part[:, 0] - share * part[:, 1]) / part[:, 1].sum() for part, share in zip((own, other), shares, strict=True)
+    ]
+    moved, count = influence[0] - influence[1], len(own)
+    linear = linear_ends(value, moved, level=level, least=-1.0)
+    if count > MOST_RESAMPLED:
+        return linear
+    times = times_drawn(count, seed)
+    low, high = resampled_ends(value, _difference(times @ own, times @ other), count, level=level)
+    return (min(low, linear[0]), max(high, linear[1])) if count < FEW else (low, high)
 
 
 def _difference(own: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -2,22 +2,18 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
+from backtracking.core.cluster_intervals import difference_ends, share_ends
 from backtracking.core.errors import InputError
 
-RESAMPLES = 4000
 LARGEST_EXACT = 20_000
 """Sum of the problems' differences up to which a sign-flip test counts every flip (a second's work)."""
 MANY_FLIPS = 2000
 """Differing problems from which on the sum of their flipped differences is normal for all purposes."""
-MOST_RESAMPLED = 5000
-"""Clusters up to which intervals resample them; with more, the bootstrap's own limit is used, a normal interval."""
 NonInferiority = Literal["non-inferior", "inferior", "undecided"]
 
 
@@ -52,9 +48,10 @@ def clustered_rate(
 ) -> Estimate:
     """Share of true outcomes, with an interval from resampling whole clusters.
 
-    The interval is the expanded percentile interval (Hesterberg 2015, section 5.2), which corrects
-    the narrowness of the bootstrap for few clusters. Where all outcomes agree the bootstrap has no
-    spread, so the interval is Clopper-Pearson's with one observation per cluster.
+    The interval is the expanded percentile interval (Hesterberg 2015, section 5.2), and at least as wide as
+    Wilson's at the number of independent observations that would be as sure, since resampling sees too little
+    of few clusters and of rare outcomes (`core/cluster_intervals.py`). Where all outcomes agree it is
+    Clopper-Pearson's with one observation per cluster.
 
     Raises:
         InputError: There are no outcomes, or their number is not that of the clusters.
@@ -78,13 +75,8 @@ def clustered_share(hits: Sequence[float], counts: Sequence[float], *, seed: int
     if not len(bottom):
         raise InputError("no observations: a rate of nothing is not a number")
     value = float(top.sum() / bottom.sum())
-    if value in (0.0, 1.0):
-        successes = len(bottom) if value == 1.0 else 0
-        ends = proportion_confint(successes, len(bottom), alpha=1 - level, method="beta")
-        low, high = np.asarray(ends, dtype=float)
-    else:
-        low, high = _bootstrap_interval(top, bottom, seed=seed, level=level)
-    return Estimate(value, float(low), float(high), int(bottom.sum()), len(bottom), level)
+    low, high = share_ends(top, bottom, seed=seed, level=level)
+    return Estimate(value, low, high, int(bottom.sum()), len(bottom), level)
 
 
 def paired_difference(
@@ -121,11 +113,7 @@ def clustered_mean(
     """
     top, bottom = np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)
     value = float(top.sum() / bottom.sum())
-    if np.ptp(top / bottom) == 0:
-        unseen = 1 - ((1 - level) / 2) ** (1 / len(top))
-        low, high = max(value - unseen, -1.0), min(value + unseen, 1.0)
-    else:
-        low, high = _bootstrap_interval(top, bottom, seed=seed, level=level)
+    low, high = difference_ends(top, bottom, seed=seed, level=level)
     return Estimate(value, low, high, n, len(top), level)
 
 
@@ -215,36 +203,3 @@ def _per_cluster(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.n
     order: dict[Hashable, int] = {}
     index = np.array([order.setdefault(cluster, len(order)) for cluster in clusters])
     return np.bincount(index, weights=values), np.bincount(index).astype(float)
-
-
-def _bootstrap_interval(sums: np.ndarray, counts: np.ndarray, *, seed: int, level: float) -> tuple[float, float]:
-    n = len(sums)
-    if n < 2:
-        return float("nan"), float("nan")  # one problem says nothing about others
-    if n > MOST_RESAMPLED:
-        return _normal_interval(sums, counts, level=level)
-    times = times_drawn(n, seed)
-    return expanded_percentiles((times @ sums) / (times @ counts), n, level=level)
-
-
-def _normal_interval(sums: np.ndarray, counts: np.ndarray, *, level: float) -> tuple[float, float]:
-    """Interval of a ratio of sums over many clusters, by linearisation: to where the bootstrap's tends."""
-    n, value = len(sums), sums.sum() / counts.sum()
-    spread = np.sqrt(n / (n - 1) * ((sums - value * counts) ** 2).sum()) / counts.sum()
-    reach = stats.t.ppf((1 + level) / 2, df=n - 1) * spread
-    return float(value - reach), float(value + reach)
-
-
-def expanded_percentiles(resampled: np.ndarray, n: int, *, level: float) -> tuple[float, float]:
-    """Ends of the interval of `clustered_rate` from the resampled values of a statistic over n clusters."""
-    tail = float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, df=n - 1)))
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-@lru_cache(maxsize=2)
-def times_drawn(n: int, seed: int) -> np.ndarray:
-    """How often each resample draws each cluster, resamples x clusters; the many intervals of one study share it."""
-    draws = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
-    flat = (draws + n * np.arange(RESAMPLES)[:, None]).ravel()
-    return np.bincount(flat, minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(float)

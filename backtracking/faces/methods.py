@@ -1,6 +1,6 @@
 """How a run's numbers are defined, in plain sentences with the run's own parameters."""
 
-from backtracking.core.statistics import RESAMPLES
+from backtracking.core.cluster_intervals import RESAMPLES
 from backtracking.experiments.config import Config
 
 
@@ -17,9 +17,9 @@ def common_methods(config: Config) -> tuple[str, ...]:
         "token ids.",
         "Grading: the last answer that a completion states is compared with the gold answer of its own problem as a "
         "number. A completion is right, wrong, unparsed or truncated; accuracy is the share of right ones among all.",
-        f"Intervals: 95 %, from {RESAMPLES} bootstrap resamples of whole problems, widened for few problems; where all "
-        "outcomes agree, Clopper and Pearson's with one observation per problem. Samples of one problem are never "
-        "treated as independent.",
+        f"Intervals: 95 %, from {RESAMPLES} bootstrap resamples of whole problems, widened for few problems and rare "
+        "outcomes; where all outcomes agree, Clopper and Pearson's with one observation per problem. Samples of one "
+        "problem are never treated as independent.",
         "Differences: condition minus baseline over pairs of the same problem, sample and noise. P-values flip the "
         "sign of whole problems and are two-sided; Holm's method adjusts them over the conditions of a sweep.",
         f"Accuracy is non-inferior where the whole interval of its difference lies above "

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from backtracking.core.cluster_intervals import expanded_percentiles, times_drawn
 from backtracking.core.clustered_auc import auc, clustered_auc, clustered_auc_difference
 from backtracking.core.errors import InputError
-from backtracking.core.statistics import expanded_percentiles, times_drawn
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(120) % 3 == 0
@@ -73,11 +73,11 @@ def by_all_pairs(scores, labels, clusters, strata):
     """Area and interval from a table of every true row against every false one."""
     same = strata[labels][:, None] == strata[~labels][None]
     above = (np.sign(scores[labels][:, None] - scores[~labels][None]) / 2 + 0.5) * same
-    times = times_drawn(clusters.max() + 1, 0)
+    times = times_drawn(int(clusters.max()) + 1, 0)
     true, false = times[:, clusters[labels]], times[:, clusters[~labels]]
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = ((true @ above) * false).sum(1) / ((true @ same.astype(float)) * false).sum(1)
-    ends = expanded_percentiles(drawn[~np.isnan(drawn)], clusters.max() + 1, level=0.95)
+    ends = expanded_percentiles(drawn[~np.isnan(drawn)], int(clusters.max()) + 1, level=0.95)
     return (above.sum() / same.sum(), *ends)
 
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from backtracking.core.cluster_intervals import ratio_ends
 from backtracking.core.clustered_means import clustered_means, smallest_adjusted
 from backtracking.core.errors import InputError
 from backtracking.core.statistics import clustered_rate, paired_p_value
@@ -16,15 +17,17 @@ def data(clusters=12, per=3, cells=4, seed=0):
     return rng.normal(size=(clusters * per, cells)) + [0, 0.2, 0.5, 3][:cells], labels
 
 
-def test_means_and_intervals_equal_the_rates_function():
+def test_means_equal_rates_whose_intervals_are_never_narrower():
     values, labels = data()
     outcomes = values > 0
     found = clustered_means(outcomes.astype(float), labels)
     for cell in range(3):
-        expected = clustered_rate(outcomes[:, cell].tolist(), labels)
-        assert (found.value[cell], found.low[cell], found.high[cell]) == pytest.approx(
-            (expected.value, expected.low, expected.high)
-        )
+        rate = clustered_rate(outcomes[:, cell].tolist(), labels)
+        index = [list(dict.fromkeys(labels)).index(label) for label in labels]
+        hits, counts = np.bincount(index, weights=outcomes[:, cell]), np.bincount(index).astype(float)
+        low, high = ratio_ends(hits, counts, seed=0, level=0.95)
+        assert (found.value[cell], found.low[cell], found.high[cell]) == pytest.approx((rate.value, low, high))
+        assert rate.low <= low and high <= rate.high
     assert (found.n, found.clusters) == (36, 12)
 
 

@@ -8,12 +8,15 @@ from backtracking.core.errors import InputError
 from backtracking.core.statistics import clustered_rate
 
 
-def test_of_counts_it_is_the_clustered_rate():
+def test_of_counts_it_is_about_the_clustered_rate():
     rng = np.random.default_rng(0)
     clusters = rng.integers(0, 12, 60).tolist()
     outcomes = rng.random(60) < 0.4
     found = clustered_ratio(outcomes.astype(float), np.ones(60), clusters)
-    assert found == clustered_rate(outcomes.tolist(), clusters)
+    rate = clustered_rate(outcomes.tolist(), clusters)
+    assert (found.value, found.n, found.clusters) == (rate.value, rate.n, rate.clusters)
+    assert rate.low <= found.low < found.high <= rate.high
+    assert found.high - found.low > 0.8 * (rate.high - rate.low)
 
 
 def test_of_one_and_the_same_it_is_exactly_one():

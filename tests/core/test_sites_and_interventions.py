@@ -1,5 +1,9 @@
 """Sites, interventions and conditions: text forms round-trip, impossible values are refused."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +11,6 @@ from hypothesis import strategies as st
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import (
     BASELINE,
-    Add,
     At,
     Ban,
     Condition,
@@ -50,20 +53,36 @@ def test_text_forms_are_the_documented_ones():
     assert Ban("Wait") == Ban(["Wait"]) == Ban([" Wait "])
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Scale("mlp.3", "x"), "cannot scale mlp.3 by 'x': give a finite number"),
-        (lambda: Add("mlp.3", [1.0], float("inf")), "cannot add a vector at mlp.3 times inf"),
-        (lambda: At(3), r"At needs a list of positions, not 3"),
-        (lambda: conditions_of(Condition("z")), "conditions are given as a list or a mapping"),
-        (lambda: conditions_of("baseline"), "conditions are given as a list or a mapping"),
-        (lambda: conditions_of([3]), "3 is no condition"),
-    ],
-)
-def test_what_cannot_be_read_is_one_clear_line(make, message):
-    with pytest.raises(InputError, match=message):
-        make()
+WRONG = {
+    'Scale("mlp.3", "x")': "cannot scale mlp.3 by 'x': give a finite number",
+    'Add("mlp.3", [1.0], float("inf"))': "cannot add a vector at mlp.3 times inf: give a finite number",
+    "At(3)": "At needs a list of positions, not 3; write At([3, 4])",
+    'conditions_of(Condition("z"))': "conditions are given as a list or a mapping",
+    'conditions_of("baseline")': "conditions are given as a list or a mapping",
+    "conditions_of([3])": "3 is no condition",
+    'Completion(1, 0, "v", "c", [1], [2], "x", "eos")': "finish_reason is 'eos'; use stop, length, degenerate",
+    'Completion(1, 0, "v", "c", [1], [2], "x", "stop").token_at(0)': "this completion holds no offsets",
+}
+
+
+def test_values_of_another_kind_are_one_clear_line():
+    """In a process of its own, where no checker of types comes first."""
+    code = (
+        "import json, sys\n"
+        "from backtracking.core.completions import *\n"
+        "from backtracking.core.interventions import *\n"
+        "from backtracking.core.errors import InputError\n"
+        "found = []\n"
+        "for each in json.loads(sys.argv[1]):\n"
+        "    try:\n"
+        "        found.append(repr(eval(each)))\n"
+        "    except InputError as error:\n"
+        "        found.append(str(error))\n"
+        "print(json.dumps(found))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(list(WRONG))], capture_output=True, check=True)
+    for said, expected in zip(json.loads(done.stdout), WRONG.values(), strict=True):
+        assert said.startswith(expected)
 
 
 def test_conditions_are_given_in_any_of_four_forms():

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
-from backtracking.core import statistics
+from backtracking.core import cluster_intervals, statistics
 from backtracking.core.degeneration import ends_in_a_loop
 from backtracking.core.errors import InputError
+from backtracking.core.groups import count_groups, crude_difference
+from backtracking.core.paired_shares import Counted, paired_share_difference
 from backtracking.core.statistics import clustered_rate, paired_difference
 
 
@@ -90,10 +93,10 @@ def test_loops_are_told_from_repetition():
 
 def test_with_many_problems_the_interval_is_where_the_bootstrap_tends_to():
     rng = np.random.default_rng(0)
-    counts = rng.integers(1, 12, statistics.MOST_RESAMPLED + 1)
+    counts = rng.integers(1, 12, cluster_intervals.MOST_RESAMPLED + 1)
     hits = rng.binomial(counts, rng.beta(2, 3, len(counts)))
     many = statistics.clustered_share(hits.tolist(), counts.tolist())
-    resampled = statistics._bootstrap_interval(hits[:-1].astype(float), counts[:-1].astype(float), seed=0, level=0.95)
+    resampled = cluster_intervals.ratio_ends(hits[:-1].astype(float), counts[:-1].astype(float), seed=0, level=0.95)
     assert many.high - many.low == pytest.approx(resampled[1] - resampled[0], rel=0.05)
     assert many.low == pytest.approx(resampled[0], abs=0.001)
 
@@ -107,3 +110,45 @@ def test_with_many_problems_the_flips_are_normal():
     exact = statistics._exact_flip_p(np.abs(sums).astype(int), int(abs(sums.sum())))
     assert 1e-6 < exact < 0.5
     assert statistics.flip_p_value(sums.tolist()) == pytest.approx(exact, rel=0.05)
+
+
+def test_no_interval_is_without_width():
+    alike = clustered_rate([True, False] * 10, [number // 2 for number in range(20)])
+    assert alike.low < 0.5 < alike.high
+    crude = crude_difference(count_groups([True] * 2 + [False] * 2, [True] * 2 + [False] * 2, [0, 1, 0, 1]))
+    assert crude is not None and (crude.value, crude.high) == (1.0, 1.0) and crude.low < 0.5
+    shares = paired_share_difference([Counted(1, 1)] * 2, [Counted(0, 1)] * 2, [0, 1]).change
+    assert (shares.value, shares.high) == (1.0, 1.0) and shares.low < 0.5
+
+
+def test_the_first_hits_make_no_interval_much_narrower_than_none_does():
+    """10 problems of 10 samples; from percentiles alone the upper end would fall from 31 to 4 %."""
+    highs = [clustered_rate([n < hits for n in range(100)], [n % 10 for n in range(100)]).high for hits in range(4)]
+    assert all(high > highs[0] / 3 for high in highs)
+
+
+@pytest.mark.parametrize(("problems", "samples", "rate"), [(3, 8, 0.4), (60, 4, 0.03), (40, 8, 0.03), (20, 8, 0.1)])
+def test_few_problems_and_rare_outcomes_are_covered(problems, samples, rate):
+    """Of rates that differ between problems (beta, correlation 0.3); percentiles alone cover 75 to 93 % of these."""
+    rng = np.random.default_rng(0)
+    a, b = rate / 0.3 * 0.7, (1 - rate) / 0.3 * 0.7
+    hits = rng.binomial(samples, rng.beta(a, b, (250, problems)))
+    found = [statistics.clustered_share(row.tolist(), [samples] * problems) for row in hits.astype(float)]
+    assert np.mean([each.low <= rate <= each.high for each in found]) > 0.93
+
+
+@pytest.mark.parametrize("problems", [20, 40])
+def test_an_arm_that_loses_the_margin_is_seldom_called_non_inferior(problems):
+    """Losses alone, 5 points of them, correlated in a problem: nominally 2.5 %, percentiles alone 8 to 10 %."""
+    rng = np.random.default_rng(1)
+    losses = rng.binomial(8, rng.beta(0.1, 1.9, (250, problems)))
+    found = [statistics.clustered_mean((-row).tolist(), [8] * problems, n=8 * problems) for row in losses.astype(float)]
+    assert np.mean([statistics.non_inferiority(each, 0.05) == "non-inferior" for each in found]) < 0.065
+
+
+def test_of_single_samples_an_interval_is_about_wilsons():
+    """One sample a problem: the problems are independent observations."""
+    outcomes = [True] * 12 + [False] * 88
+    low, high = proportion_confint(12, 100, method="wilson")
+    found = clustered_rate(outcomes, list(range(100)))
+    assert found.high == pytest.approx(high, abs=0.01) and found.low == pytest.approx(low, abs=0.01)
