@@ -64,10 +64,14 @@ class Result:
     seconds: float
 
 
-SETTINGS = tuple(
-    Setting(*size, baseline, uneven=uneven)
-    for size in ((60, 4), (16, 4), (200, 2))
-    for baseline, uneven in ((0.6, 0.0), (0.6, 0.2), (0.2, 0.0))
+SETTINGS = (
+    *(
+        Setting(*size, baseline, uneven=uneven)
+        for size in ((60, 4), (16, 4), (200, 2))
+        for baseline, uneven in ((0.6, 0.0), (0.6, 0.2), (0.2, 0.0))
+    ),
+    *(Setting(*size, 0.6) for size in ((3, 8), (5, 8), (8, 4))),  # few problems
+    *(Setting(*size, 0.03) for size in ((60, 4), (20, 8), (200, 2))),  # rare outcomes
 )
 
 
