@@ -3,8 +3,9 @@
 A bootstrap never leaves the range of what was observed: with few problems, or few hits, its interval is too narrow, and
 where all problems agree it has no width at all. So the interval of a share reaches at least as far as Wilson's, taken
 at the number of independent observations that would be as sure (Korn and Graubard 1998), with Student's factor for
-twice the problems in which anything was seen; that of a difference puts gains and losses together in the same way
-(Zou and Donner 2008). `benchmarks/intervals.py` shows how often each of them holds.
+twice the problems in which anything was seen. That of a difference puts gains and losses together in the same way
+(Zou and Donner 2008), with that factor for the larger of the two alone. `benchmarks/intervals.py` shows how often they
+hold.
 """
 
 from functools import lru_cache
@@ -50,14 +51,15 @@ def difference_ends(sums: np.ndarray, weights: np.ndarray, *, seed: int, level: 
         return around(value, len(sums), level=level)
     low, high = ratio_ends(sums, weights, seed=seed, level=level)
     below, above = 0.0, 0.0
-    for sign in (1, -1):
-        part = np.maximum(sign * sums, 0.0)
+    parts = {sign: np.maximum(sign * sums, 0.0) for sign in (1, -1)}
+    larger = max(parts, key=lambda sign: parts[sign].sum())
+    for sign, part in parts.items():
         if not part.any():
             continue
-        share, (least, most) = part.sum() / weights.sum(), _wilson(part, weights, level)
+        share, (least, most) = part.sum() / weights.sum(), _wilson(part, weights, level, few_seen=sign == larger)
         near, far = (share - least) ** 2, (most - share) ** 2
         below, above = (below + near, above + far) if sign > 0 else (below + far, above + near)
-    return max(min(low, value - below**0.5), -1.0), min(max(high, value + above**0.5), 1.0)
+    return float(max(min(low, value - below**0.5), -1.0)), float(min(max(high, value + above**0.5), 1.0))
 
 
 def ratio_ends(sums: np.ndarray, counts: np.ndarray, *, seed: int, level: float) -> Ends:
@@ -108,14 +110,18 @@ def expanded_percentiles(resampled: np.ndarray, n: int, *, level: float) -> Ends
     return float(low), float(high)
 
 
-def _wilson(hits: np.ndarray, counts: np.ndarray, level: float) -> Ends:
-    """Wilson's interval of a share above 0 and below 1, at the number of observations that would be as sure."""
+def _wilson(hits: np.ndarray, counts: np.ndarray, level: float, *, few_seen: bool = True) -> Ends:
+    """Wilson's interval of a share above 0 and below 1, at the number of observations that would be as sure.
+
+    With `few_seen` Student's factor is that of twice the clusters in which there was anything to see.
+    """
     n, total = len(hits), float(counts.sum())
     share = float(hits.sum()) / total
     variance = n / (n - 1) * ((hits - share * counts) ** 2).sum() / total**2
     alone = share * (1 - share) / total
     z, informative = stats.norm.ppf((1 + level) / 2), min((hits > 0).sum(), (hits < counts).sum())
-    student = stats.t.ppf((1 + level) / 2, df=max(1, min(n - 1, 2 * informative)))
+    freedom = min(n - 1, 2 * informative) if few_seen else n - 1
+    student = stats.t.ppf((1 + level) / 2, df=max(1, freedom))
     sure = total / max(1.0, variance / alone) * (z / student) ** 2
     middle, reach = share + z**2 / (2 * sure), z * np.sqrt(share * (1 - share) / sure + z**2 / (4 * sure**2))
     return float((middle - reach) / (1 + z**2 / sure)), float((middle + reach) / (1 + z**2 / sure))
