@@ -40,7 +40,7 @@ class Settings:
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {self.max_new_tokens}; at least 1 is needed")
         if not 0 <= self.temperature < math.inf:
-            raise InputError(f"temperature is {self.temperature}; give 0, which is greedy, or a number above it")
+            raise InputError(f"temperature {self.temperature} cannot be; give 0, which is greedy, or a number above it")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
 
