@@ -36,7 +36,7 @@ class RunSection(Section):
     run_id: str | None = Field(default=None, pattern=r"^[\w][\w.-]*$")
     output_dir: str = "runs"
     log_sinks: tuple[SinkName, ...] = ()
-    """Where the numbers of log.jsonl go besides: wandb, tensorboard (`pip install backtracking[log]`)."""
+    """Where the numbers of log.jsonl go besides: wandb, tensorboard (`pip install -e '.[log]'` in the checkout)."""
 
 
 class ModelSection(Section):

@@ -68,7 +68,7 @@ class RayExecutor:
             InputError: Ray is missing, or a number or an address cannot be used.
         """
         if find_spec("ray") is None:
-            raise InputError("the executor ray needs Ray; run: pip install backtracking[ray]")
+            raise InputError("the executor ray needs Ray; run in the checkout: pip install -e '.[ray]'")
         for name, value in (("workers", self.workers), ("threads", self.threads), ("gpus", self.gpus)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; at least 1 is needed")

@@ -27,7 +27,8 @@ def _where(first: Phase1) -> str:
     note = f" Note: {chosen.note}." if chosen.note else ""
     return (
         f"Where is it written? {chosen.significant} of {chosen.tested} sites lower the log-probability of a trigger "
-        f"when switched off at the decision, more than at matched controls; taken: {sites}.{note}"
+        f"when switched off at the decision, more than at matched controls, by enough and without harm to ordinary "
+        f"text (see Methods); taken: {sites}.{note}"
     )
 
 

@@ -1,6 +1,6 @@
 """Where a run's numbers can go besides its own log: Weights & Biases and TensorBoard.
 
-Both are optional packages (`pip install backtracking[log]`), imported when a config asks for them.
+Both are optional packages (`pip install -e '.[log]'` in the checkout), imported when a config asks for them.
 """
 
 import importlib.util
@@ -99,8 +99,8 @@ def require_sinks(names: Sequence[SinkName]) -> None:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # a folder of that name is no package
             raise InputError(
-                f"run.log_sinks asks for {name}, which is not installed; run: pip install 'backtracking[log]', or "
-                "leave it out"
+                f"run.log_sinks asks for {name}, which is not installed; run in the checkout: "
+                "pip install -e '.[log]', or leave it out"
             )
     if "wandb" in names and os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun"):
         import wandb

@@ -164,7 +164,7 @@ def test_options_that_cannot_be_are_refused_before_anything_is_loaded(options, r
 
 def test_a_missing_ray_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr("backtracking.experiments.ray_executor.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install backtracking\[ray\]"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[ray\]'"):
         RayExecutor()
 
 
