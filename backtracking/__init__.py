@@ -8,12 +8,13 @@ problems = bt.load_problems("organism", n=20)
 arms = {"head off": ["attn.1.h0*0@decode"]}
 completions = bt.sample(model, problems, conditions=arms, max_new_tokens=220)
 events, onsets = bt.detect_events(completions, problems)
-print(bt.compare_conditions(events).to_pandas())
+print(bt.compare_conditions(events).to_pandas().round(3).T)
 ```
 """
 
 import ast
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     """A public name, loaded when it is first used: `backtracking doctor` must work where torch does not."""
+    if name == "__version__":
+        return version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -86,6 +86,7 @@ from backtracking.workspace.scanned_files import scan_files
 from backtracking.workspace.secrets import SecretError, find_secrets, redact
 from backtracking.workspace.snapshot import read_snapshot, snapshot_run
 
+__version__: str
 __all__ = [
     "ActivationStore",
     "Add",

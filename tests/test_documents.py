@@ -13,7 +13,13 @@ from backtracking.faces.commands import app
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CLAUDE.md", "AGENTS.md", "docs/cluster.md"])
+DOCUMENTS = [
+    *("README.md", "CLAUDE.md", "AGENTS.md", "docs/cluster.md"),
+    *("backtracking/model/sampling/CLAUDE.md", "backtracking/measures/CLAUDE.md"),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_only_files_that_exist(document):
     named = re.findall(
         r"`?\b((?:backtracking|notebooks|tests|configs|figures|tools)/[\w./-]+)", (ROOT / document).read_text()

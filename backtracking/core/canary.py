@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from backtracking.core.errors import AlignmentError
+from backtracking.core.errors import AlignmentError, InputError
 from backtracking.core.grading import Gold, grade, read_gold
 
 TOLERANCE = 0.02
@@ -44,7 +44,7 @@ def gold_canary(golds: Sequence[str | int | float], *, seed: int) -> Canary:
         chance. ValueError: There are no golds, or one cannot be read.
     """
     if not golds:
-        raise ValueError("no gold answers to check; the problem set is empty")
+        raise InputError("no gold answers to check; the problem set is empty")
     read = [read_gold(gold) for gold in golds]
     said = [f"Final: {gold.text}" for gold in read]
     missed = [i for i, gold in enumerate(golds) if grade(said[i], gold).verdict != "right"]

@@ -17,6 +17,14 @@ class UnknownSiteError(InputError, KeyError):
         return str(self.args[0])
 
 
+class UnknownProblemError(InputError, KeyError):
+    """A completion of a problem that is not among those given."""
+
+    def __str__(self) -> str:
+        """Return the message plain."""
+        return str(self.args[0])
+
+
 class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that should be there and is not."""
 
@@ -40,6 +48,10 @@ class DamagedFileError(InputError):
         """Name the file, what is wrong with it, and what to do."""
         super().__init__(f"{file} is damaged ({reason}); {remedy}")
         self.reason = reason
+
+
+class NotFiniteError(InputError, FloatingPointError):
+    """Activations became so large that the logits are no numbers any more."""
 
 
 class AlignmentError(ValueError):

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from backtracking.core.completions import Completion, FinishReason
 from backtracking.core.degeneration import is_degenerate
+from backtracking.core.errors import UnknownProblemError
 from backtracking.core.grading import Outcome, grade
 from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon, Onset, find_onsets, first_onset
 from backtracking.core.problems import Problem
@@ -102,13 +103,18 @@ def detect_events(
     Each completion is graded against the gold answer of its own problem, found by id.
 
     Raises:
-        KeyError: A completion belongs to none of the problems.
+        UnknownProblemError: A completion belongs to none of the problems.
     """
     by_id: Mapping[int | str, Problem] = {problem.id: problem for problem in problems}
     events: list[Event] = []
     rows: list[OnsetRow] = []
     for completion in completions:
-        problem = by_id[completion.problem_id]
+        problem = by_id.get(completion.problem_id)
+        if problem is None:
+            raise UnknownProblemError(
+                f"a completion is of problem {completion.problem_id!r}, which is not among the {len(by_id)} problems "
+                "given; give those it was sampled for"
+            )
         onsets = onsets_of(completion, question=problem.question, lexicon=lexicon, prompting=prompting)
         events.append(_event(completion, problem, onsets))
         rows += [_onset_row(completion, onset) for onset in onsets]

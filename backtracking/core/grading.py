@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from backtracking.core.answers import Answer, read_answer
+from backtracking.core.errors import InputError
 from backtracking.core.numerals import find_numerals, scale_after
 from backtracking.core.statements import read_statement
 from backtracking.core.symbolic import same_formula
@@ -73,11 +74,11 @@ def grade(text: str, gold: str | int | float, *, finish_reason: FinishReason = "
     'truncated'
 
     Raises:
-        ValueError: The gold answer cannot be read; that is a defect of the data, not of the
+        InputError: The gold answer cannot be read; that is a defect of the data, not of the
         completion.
     """
     if finish_reason not in get_args(FinishReason):
-        raise ValueError(f"finish_reason is {finish_reason!r}; expected one of {get_args(FinishReason)}")
+        raise InputError(f"finish_reason is {finish_reason!r}; expected one of {get_args(FinishReason)}")
     target = read_gold(gold)
     answer = read_answer(text, explicit_only=finish_reason != "stop")
     if answer is None or (target.value is not None and not _says_a_number(answer)):
@@ -92,12 +93,12 @@ def read_gold(gold: str | int | float) -> Gold:
     A number, its text (`1,000`, `47/3`, `\sqrt{2}`), or a GSM8K solution ending in `#### 42`.
 
     Raises:
-        ValueError: It is not one number or formula; the message names it.
+        InputError: It is not one number or formula; the message names it.
     """
     if isinstance(gold, str):
         return _read_gold_text(gold)
     if isinstance(gold, bool) or not isinstance(gold, numbers.Real):
-        raise ValueError(f"gold answer {gold!r} is a {type(gold).__name__}; expected a string or a number")
+        raise InputError(f"gold answer {gold!r} is a {type(gold).__name__}; expected a string or a number")
     return _read_gold_text(str(gold))
 
 
@@ -109,9 +110,9 @@ def _read_gold_text(written: str) -> Gold:
     reading = read_statement(text)
     several = reading is not None and reading.kind == "direct" and _count_numbers(text) > 1
     if reading is None or reading.kind not in ("direct", "symbolic") or several:
-        raise ValueError(f"gold answer {_shortened(written)} is not one number or formula; mend the problem set")
+        raise InputError(f"gold answer {_shortened(written)} is not one number or formula; mend the problem set")
     if reading.kind == "direct" and reading.value is None:
-        raise ValueError(f"gold answer {_shortened(written)} is not one finite number; mend the problem set")
+        raise InputError(f"gold answer {_shortened(written)} is not one finite number; mend the problem set")
     return Gold(text[reading.start : reading.end], reading.value, scale_after(text, reading.end))
 
 

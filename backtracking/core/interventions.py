@@ -147,6 +147,8 @@ class Condition:
 
     def __init__(self, name: str, interventions: Sequence[Intervention | str] = ()) -> None:
         """Take interventions as values or in their text form."""
+        if isinstance(interventions, str):
+            raise InputError(f"the interventions of {name!r} are given as a list; write [{interventions!r}]")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "interventions", tuple(map(parse_intervention, interventions)))
         if not name.strip():

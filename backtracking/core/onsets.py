@@ -14,6 +14,7 @@ from functools import lru_cache
 import regex as re
 
 from backtracking.core.contexts import Context, is_shared, quotations, shared_runs, usage
+from backtracking.core.errors import InputError
 
 _APOSTROPHES = "'\u2019\u02bc\uff07"
 _SPACE = re.compile(r"\s+")
@@ -36,7 +37,7 @@ class Lexicon:
     words match: "mistake" is not in "mistakes", "Wait" is not in "Waiting".
 
     Raises:
-        ValueError: There is no trigger, or one is not a string that starts and ends with a letter
+        InputError: There is no trigger, or one is not a string that starts and ends with a letter
             or digit.
     """
 
@@ -49,16 +50,16 @@ class Lexicon:
         for name in ("strict", "relaxed"):
             entries = getattr(self, name)
             if isinstance(entries, str):
-                raise ValueError(f"lexicon.{name} is the string {entries!r}; give a sequence of strings")
+                raise InputError(f"lexicon.{name} is the string {entries!r}; give a sequence of strings")
             for entry in entries:
                 if not isinstance(entry, str) or not (entry and entry[0].isalnum() and entry[-1].isalnum()):
-                    raise ValueError(
+                    raise InputError(
                         f"lexicon.{name} has {entry!r}; a trigger is a string that starts and ends "
                         "with a letter or digit"
                     )
             object.__setattr__(self, name, tuple(entries))
         if not self.markers:
-            raise ValueError("the lexicon is empty; give at least one trigger")
+            raise InputError("the lexicon is empty; give at least one trigger")
 
     @property
     def markers(self) -> tuple[str, ...]:

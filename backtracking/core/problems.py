@@ -1,7 +1,7 @@
 """A problem: what the model is asked and what the right answer is."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from backtracking.core.errors import InputError
 
@@ -28,12 +28,14 @@ class Problem:
             raise InputError(f"problem {self.id!r} has an empty gold answer")
 
 
-def check_problems(problems: Sequence[Problem]) -> tuple[Problem, ...]:
-    """Return the problems as a tuple.
+def check_problems(problems: Any) -> tuple[Problem, ...]:
+    """Return the problems of a sequence as a tuple.
 
     Raises:
-        InputError: The set is empty, or two problems share an id.
+        InputError: The set is empty, holds something else, or two problems share an id.
     """
+    if isinstance(problems, Problem | str) or not all(isinstance(each, Problem) for each in problems):
+        raise InputError("problems are given as a list of Problem, as load_problems makes one")
     if not problems:
         raise InputError("the problem set is empty; give at least one problem")
     seen: set[str] = set()

@@ -20,14 +20,14 @@ class Receipt:
     before), or of the probability of the banned tokens. NaN where it touched nothing."""
 
 
-def expected_positions(intervention: Intervention, prompt_tokens: int, sampled: int) -> int:
-    """How many positions an intervention has to touch while `sampled` tokens are sampled.
+def expected_positions(intervention: Intervention, prompt_tokens: int, sampled: int, sampled_before: int = 0) -> int:
+    """How many positions an intervention has to touch while `sampled` tokens are sampled after the earlier ones.
 
-    The last sampled token is never fed back, so the model sees the prompt and `sampled - 1` tokens.
+    The last sampled token is never fed back, so the model sees the prompt and one sampled token less.
     """
     if isinstance(intervention, Ban):
         return sampled
-    fed = sampled - 1
+    fed = sampled_before + sampled - 1
     scope = intervention.scope
     if isinstance(scope, At):
         return sum(position < prompt_tokens + fed for position in scope.positions)
@@ -42,14 +42,15 @@ def check_receipts(
     *,
     prompt_tokens: int,
     sampled: int,
+    sampled_before: int = 0,
 ) -> None:
     """Raise `ReceiptError` unless every intervention touched just the positions it should have."""
     touched = {receipt.intervention: receipt.positions for receipt in receipts}
     for intervention in interventions:
-        wanted = expected_positions(intervention, prompt_tokens, sampled)
+        wanted = expected_positions(intervention, prompt_tokens, sampled, sampled_before)
         found = touched.get(str(intervention))
         if found != wanted:
             raise ReceiptError(
                 f"{intervention} touched {found} positions, but {prompt_tokens} prompt tokens and "
-                f"{sampled} sampled ones make {wanted}; the run cannot be trusted and was stopped"
+                f"{sampled_before + sampled} sampled ones make {wanted}; the run cannot be trusted and was stopped"
             )

@@ -45,7 +45,7 @@ class Site:
         """Read `mlp.27` or `attn.3.h5`; a Site passes through."""
         if isinstance(text, Site):
             return text
-        match = _SITE.fullmatch(text.strip())
+        match = _SITE.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None or match["component"] not in COMPONENTS:
             raise InputError(
                 f"cannot read the site {text!r}; write it as mlp.27, attn.3, attn.3.h5 or "

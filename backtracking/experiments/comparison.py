@@ -17,7 +17,7 @@ from backtracking.core.interventions import Condition
 from backtracking.core.problems import Problem
 from backtracking.experiments.config import Config
 from backtracking.experiments.executors import Executor
-from backtracking.experiments.opening import open_study
+from backtracking.experiments.opening import working
 from backtracking.experiments.provenance import now
 from backtracking.experiments.receipts import receipts_table
 from backtracking.experiments.runs import RunFolder
@@ -69,15 +69,15 @@ def run_comparison(
         ReceiptError: An intervention did not touch what it should have.
         FailedUnitsError: Units of work failed again and again; the others of their group are done.
     """
-    study = open_study(config, progress=progress, resume=resume, executor=executor)
-    checks = study.checks
-    completions = study.sample("arms", config.arms())
-    result = _analyse(study, completions, checks)
-    if report is not None:
-        report(result)
-    study.folder.write_manifest(status="finished")
-    study.log.end(completions=len(completions))
-    study.release()
+    with working(config, progress=progress, resume=resume, executor=executor) as study:
+        checks = study.checks
+        completions = study.sample("arms", config.arms())
+        result = _analyse(study, completions, checks)
+        if report is not None:
+            report(result)
+        study.folder.write_manifest(status="finished")
+        study.log.end(completions=len(completions))
+        study.release()
     return result
 
 

@@ -22,12 +22,12 @@ from backtracking.experiments.config_sections import (
     DetectionSection,
     GenerationSection,
     ModelSection,
-    Phase2Section,
     PromptingSection,
     ReportSection,
     RunSection,
     Section,
 )
+from backtracking.experiments.phase2_sections import Phase2Section
 from backtracking.model.sampling.plan import Settings
 
 
@@ -74,6 +74,17 @@ class Config(Section):
         section = self.prompting
         variants = tuple(Variant(each.name, each.think_open, each.think_close) for each in section.formatting_variants)
         return Prompting(section.template, section.system_prompt, variants)
+
+    def reporting(self) -> ReportSection:
+        """How the run reports: what `report` says and, where there is a phase 2, what its own section says besides."""
+        if self.phase2 is None:
+            return self.report
+        first, second = self.report, self.phase2.report
+        return ReportSection(
+            make_report=first.make_report and second.make_report,
+            report_path=second.report_path or first.report_path,
+            images=first.images or second.images,
+        )
 
     def settings(self) -> Settings:
         """How tokens are sampled; `do_sample: false` is temperature 0."""

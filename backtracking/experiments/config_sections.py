@@ -1,8 +1,8 @@
 """The sections of a config file: frozen values with the keys of the published study, which refuse others."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from backtracking.core.onsets import Lexicon
 from backtracking.core.prompts import INSTRUCTION, VARIANTS
@@ -14,27 +14,20 @@ from backtracking.workspace.log_sinks import SinkName
 class Section(BaseModel):
     """A part of a config file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _measurable(factor: float) -> float:
-    """Refuse -1, which keeps the norm: the random direction beside a sweep has its length from the norm's change."""
-    if factor == -1:
-        raise ValueError("a factor of -1 gives its random direction no length; take one near it, such as -0.99")
-    return factor
-
-
-Factor = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_measurable)]
-"""What a sweep multiplies sites by."""
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class RunSection(Section):
     """What the run is called and where it goes."""
 
     name: str = "run"
+    """Ends the name of the run's folder."""
     seed: int = 0
+    """Of everything random: sampling, resampling, matching."""
     run_id: str | None = Field(default=None, pattern=r"^[\w][\w.-]*$")
+    """Name of the run's folder; made of the time and `name` if not given."""
     output_dir: str = "runs"
+    """Folder of all runs."""
     log_sinks: tuple[SinkName, ...] = ()
     """Where the numbers of log.jsonl go besides: wandb, tensorboard (`pip install -e '.[log]'` in the checkout)."""
 
@@ -43,10 +36,15 @@ class ModelSection(Section):
     """Which model, and how it is loaded."""
 
     hf_id: str = "organism"
+    """organism, smollm2, a folder, a .gguf file, or a Hub id such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B."""
     revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
     trust_remote_code: bool = False
+    """Run code that comes with the model; leave it off unless you have read it."""
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """float32 on a CPU and else the checkpoint's own if not given; auto takes bfloat16 where a CPU is quick at it."""
     device: str | None = None
+    """cpu, cuda or mps; a GPU if there is one."""
     device_map: DeviceMap | None = None
     """How layers are spread over several GPUs: auto, balanced, sequential, or module -> device; see docs/cluster.md."""
     quantization: Quantization | None = None
@@ -54,18 +52,24 @@ class ModelSection(Section):
     attn_implementation: str | None = None
     """Accepted from the seeds; hooks on attention need the bridge's own eager attention."""
     use_cache: Literal[True] = True
+    """Accepted from the seeds; the engine has its own cache."""
 
 
 class DatasetSection(Section):
     """Which problems."""
 
     name: str = "gsm8k"
+    """organism, gsm8k, or a .jsonl file."""
     split: str = "test"
+    """Of GSM8K."""
     max_examples: int | None = Field(default=None, ge=1)
+    """How many problems; all of them if not given (of the organism's, 200)."""
     difficulty: Literal["easy", "medium", "hard"] | None = None
     """Of the organism's problems."""
     shuffle: bool = False
+    """Whether problems are shuffled before the first are taken."""
     seed: int = 0
+    """Of the shuffle."""
     save_path: str | None = None
     """A `.jsonl` file that is read, in its own order, when it exists here or in a data folder."""
 
@@ -75,30 +79,41 @@ class VariantSection(Section):
 
     name: str
     think_open: str
+    """What stands after the prompt and opens the reasoning."""
     think_close: str = ""
+    """What ends the reasoning: a record of the seeds, the model writes it."""
 
 
 class PromptingSection(Section):
     """What is put around a question."""
 
     system_prompt: str | None = None
+    """Before the question, where the chat template has a place for it."""
     template: str = INSTRUCTION
+    """The message, with {question} in it."""
     formatting_variants: tuple[VariantSection, ...] = tuple(
         VariantSection(name=v.name, think_open=v.think_open, think_close=v.think_close) for v in VARIANTS
     )
+    """Texts that open the reasoning; phase 1 compares them, and `generation.variant` says which one a run has."""
 
 
 class GenerationSection(Section):
     """How tokens are sampled."""
 
     num_samples_per_prompt: int = Field(default=1, ge=1)
+    """Completions of each problem in each arm."""
     max_new_tokens: int = Field(default=512, ge=1)
+    """Tokens sampled at most; a completion that reaches them without an answer is truncated."""
     temperature: float = Field(default=0.7, ge=0, allow_inf_nan=False)
+    """0 is greedy."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """Mass of the nucleus that is sampled from."""
     do_sample: bool = True
+    """false is greedy, whatever the temperature."""
     batch_size: int | None = Field(default=None, ge=1)
     """Rows decoded together at most; as many as pay and fit if not given."""
     engine: Engine = "packed"
+    """packed; graphed, with CUDA graphs; or bridge, slow, for architectures without a key-value cache."""
     variant: str | None = None
     """Formatting variant of a run; the first one if not given."""
 
@@ -107,20 +122,26 @@ class DetectionSection(Section):
     """Which words are triggers."""
 
     triggers_strict: tuple[str, ...] = Lexicon().strict
+    """Backtracking, where they are used as turns of the reasoning."""
     triggers_relaxed: tuple[str, ...] = Lexicon().relaxed
+    """Counted in a column of their own, never as backtracking; the strict ones are always among them."""
     onset_priority: tuple[str, ...] = Lexicon().strict
     """Accepted from the seeds; onsets are exact and distinct, so the first is the earliest."""
     answer_regex: None = None
+    """Accepted from the seeds as null only: answers are read by the grader."""
 
 
 class AnalysisSection(Section):
     """What phase 1 measures."""
 
     max_events: int = Field(default=120, ge=1)
+    """Onsets that are read at most, the first of each completion."""
     control_samples: int = Field(default=120, ge=1)
+    """Matched controls; divided by `max_events` and rounded, it is the controls of each onset, at least one."""
     logit_lens_token: str = "Wait"
     """Accepted from the seeds; every onset and its control are read for the onset's own token."""
     ablation_components: tuple[Literal["attn", "mlp"], ...] = ("attn", "mlp")
+    """Kinds of layers that are scanned."""
     ablation_layers: Literal["all"] | tuple[int, ...] = "all"
     """Layers that are scanned."""
     topk_layers_for_generation: int = Field(default=6, ge=1)
@@ -134,6 +155,7 @@ class AnalysisSection(Section):
     min_change: float = Field(default=0.1, ge=0)
     """A site that lowers the log-probability of a trigger by less, in nats, is not selected, however significant."""
     control_match: tuple[Literal["position", "sentence", "entropy"], ...] = ("position",)
+    """What controls share with their onsets: depth, sentence boundary, the entropy of the next token."""
     significance: float = Field(default=0.05, gt=0, lt=1)
     """Level of the selection, after Benjamini and Hochberg over the cells of the scan."""
     accuracy_margin: float = Field(default=0.05, gt=0, lt=1)
@@ -144,9 +166,13 @@ class AblationGenerationSection(Section):
     """How phase 1 ablates while sampling."""
 
     enabled: bool = True
+    """Whether the selected sites are switched off while sampling, beside random ones."""
     mode: Literal["scale"] = "scale"
+    """Accepted from the seeds."""
     scale: float = 0.0
+    """What the selected sites are multiplied by: 0 removes them."""
     random_control_seed: int = 999
+    """Of the random draws."""
     random_draws: int = Field(default=20, ge=20)
     """Random ablations of the shape of the targeted one, which make its null distribution."""
     num_samples_per_prompt: int | None = Field(default=None, ge=1)
@@ -157,49 +183,8 @@ class ReportSection(Section):
     """Whether a report is written, and where a copy of it goes."""
 
     make_report: bool = True
+    """Whether `backtracking run` writes report.html, report.md and the figures."""
     report_path: str | None = None
+    """Where a copy of the report goes."""
     images: bool = False
     """Write SVG and PNG of every figure too, where there is a Chrome: about half a second each."""
-
-
-class SubsetSweepSection(Section):
-    """Phase 2: which of the selected sites matter."""
-
-    enabled: bool = True
-    subsets: dict[str, tuple[str, ...]] | None = None
-    """Name -> sites such as `mlp.27`. If not given: each selected site, all of a component, and all."""
-    scale: Factor = 0.0
-
-
-class ScaleSweepSection(Section):
-    """Phase 2: how much is enough."""
-
-    enabled: bool = True
-    subset: str | None = None
-    """Name of a subset of the subset sweep; all selected sites if not given."""
-    scales: tuple[Factor, ...] = (0.0, 0.25, 0.5, 0.75, 0.9)
-
-
-class ContinuationSection(Section):
-    """Phase 2: what happens at the decision itself."""
-
-    enabled: bool = True
-    max_events: int = Field(default=120, ge=1)
-    scales: tuple[float, ...] = (0.0, 0.5)
-    forks: bool = True
-    """Cut at the onset and continue, with and without the interventions."""
-    fork_samples: int = Field(default=2, ge=1)
-    fork_max_events: int = Field(default=60, ge=1)
-
-
-class Phase2Section(Section):
-    """What phase 2 does on top of phase 1."""
-
-    subset_sweep: SubsetSweepSection = SubsetSweepSection()
-    scale_sweep: ScaleSweepSection = ScaleSweepSection()
-    continuation_ablation: ContinuationSection = ContinuationSection()
-    report: ReportSection = ReportSection()
-    phase1_run_id: str | None = None
-    """The phase 1 run to build on; the run itself if not given."""
-    direction_seed: int = 7
-    """Of the random direction that is added with the length of what the ablation removes."""

@@ -42,7 +42,8 @@ def fork(study: Study, points: Sequence[DecisionPoint], *, sites: Sequence[Site]
     """Cut baseline completions right before their onset and continue them in several arms.
 
     The arm `resample` continues without any intervention: what it rescues is what a second chance alone
-    rescues, and every other arm is compared with it.
+    rescues, and every other arm is compared with it. What was sampled before the cut counts as decoded text, as in
+    `decision_ablation`: an ablation while decoding is in force there, up to and including the decision at the cut.
 
     Args:
         study: The run.
@@ -64,6 +65,7 @@ def fork(study: Study, points: Sequence[DecisionPoint], *, sites: Sequence[Site]
             point.variant,
             arm,
             tuple(point.context),
+            sampled_before=len(point.context) - point.prompt_tokens,
         )
         for point in kept
         for sample in range(samples)

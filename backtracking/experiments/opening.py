@@ -1,5 +1,9 @@
 """Opening a study: the unfinished run of a config or a new one, and a run that exists."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from backtracking.core.canary import gold_canary
 from backtracking.core.errors import InputError, MissingFileError
 from backtracking.experiments.config import Config, load_config
@@ -16,7 +20,7 @@ from backtracking.experiments.mending import (
 )
 from backtracking.experiments.problem_sets import load_problems
 from backtracking.experiments.provenance import now
-from backtracking.experiments.run_list import make_current, new_run, open_run
+from backtracking.experiments.run_list import current_name, make_current, new_run, open_run, take_back
 from backtracking.experiments.run_problems import problems_of
 from backtracking.experiments.runs import RunFolder
 from backtracking.experiments.study import Progress, Study
@@ -25,14 +29,18 @@ from backtracking.workspace.secrets import refuse_secrets
 
 
 def open_study(
-    config: Config, *, progress: Progress | None = None, resume: bool = False, executor: Executor | None = None
+    config: Config | str | Path,
+    *,
+    progress: Progress | None = None,
+    resume: bool = False,
+    executor: Executor | None = None,
 ) -> Study:
     """Open the unfinished run of a config, or begin one.
 
     The gold answers of the problems are graded against themselves before anything else.
 
     Args:
-        config: What to run.
+        config: What to run, or the file that says it.
         progress: Told how far each task is.
         resume: Insist on continuing: fail where there is no unfinished run of this config.
         executor: Who samples; this process if not given. It has no part in the results.
@@ -41,6 +49,7 @@ def open_study(
         InputError: Something in the config cannot be used.
         AlignmentError: The gold answers are not graded right against themselves.
     """
+    config = config if isinstance(config, Config) else load_config(config)
     require_sinks(config.run.log_sinks)
     problems = problems_of(config)
     canary = gold_canary([problem.gold for problem in problems], seed=config.run.seed)
@@ -66,6 +75,27 @@ def open_study(
     make_current(folder)
     folder.log("started" if new else "continued", problems=len(problems))
     return Study(config, folder, problems, progress or _silent, lock, executor or LocalExecutor())
+
+
+@contextmanager
+def working(
+    config: Config, *, progress: Progress | None = None, resume: bool = False, executor: Executor | None = None
+) -> Iterator[Study]:
+    """A study to work in, with the arguments and errors of `open_study`.
+
+    A run that is begun here and refused before anything is sampled, as for a model or site that does not exist,
+    is taken back: no folder is left, and the run that was the current one is so again.
+    """
+    runs = Path(config.run.output_dir)
+    there, current = set(runs.glob("*")), current_name(runs)
+    study = open_study(config, progress=progress, resume=resume, executor=executor)
+    try:
+        yield study
+    except InputError:
+        if study.folder.path not in there and not study.folder.groups():
+            study.release()
+            take_back(study.folder, current=current)
+        raise
 
 
 def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = None, only_reading: bool = False) -> Study:

@@ -12,7 +12,6 @@ from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Add, Condition, Scale
 from backtracking.core.sites import Site
 from backtracking.core.vectors import RandomVector
-from backtracking.experiments.config_sections import Phase2Section
 from backtracking.experiments.forking import Forks, fork, spread
 from backtracking.experiments.phase1 import (
     ban,
@@ -21,6 +20,7 @@ from backtracking.experiments.phase1 import (
     generate,
     scan_ablations,
 )
+from backtracking.experiments.phase2_sections import Phase2Section
 from backtracking.experiments.receipts import receipts_table
 from backtracking.experiments.runs import RunFolder
 from backtracking.experiments.selection import ADOPTED, SELECTED, SelectedSites, saved_selection
@@ -129,13 +129,17 @@ def subsets_of(study: Study) -> Mapping[str, tuple[Site, ...]]:
     given = _section(study).subset_sweep.subsets
     if given is not None:
         return {name: tuple(map(Site.parse, sites)) for name, sites in given.items()}
-    sites = selection_of(study).sites
+    return default_subsets(selection_of(study).sites)
+
+
+def default_subsets(sites: Sequence[Site]) -> Mapping[str, tuple[Site, ...]]:
+    """Each site, all of a component where that is neither one site nor all, and all."""
     found: dict[str, tuple[Site, ...]] = {f"{site} only": (site,) for site in sites} if len(sites) > 1 else {}
     for component in dict.fromkeys(site.component for site in sites):
         chosen = tuple(site for site in sites if site.component == component)
         if 1 < len(chosen) < len(sites):
             found[f"all {component}"] = chosen
-    return found | {ALL: sites}
+    return found | {ALL: tuple(sites)}
 
 
 def subset_sweep(study: Study) -> Sweep:

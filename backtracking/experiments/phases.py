@@ -5,12 +5,13 @@ from pathlib import Path
 
 from backtracking.experiments.config import Config
 from backtracking.experiments.executors import Executor
-from backtracking.experiments.opening import open_study
+from backtracking.experiments.opening import working
 from backtracking.experiments.phase1 import Phase1, run_phase1
 from backtracking.experiments.phase2 import Phase2, adopt, run_phase2
 from backtracking.experiments.provenance import now
 from backtracking.experiments.runs import RunFolder
 from backtracking.experiments.study import Progress
+from backtracking.model.activations.description import check_sites
 
 
 def run_phases(
@@ -36,17 +37,20 @@ def run_phases(
         ReceiptError: An intervention did not touch what it should have.
         FailedUnitsError: Units of work failed again and again; the others of their group are done.
     """
-    study = open_study(config, progress=progress, resume=resume, executor=executor)
-    _ = study.checks
-    notes: tuple[str, ...] = ()
-    if config.phase2 is not None and config.phase2.phase1_run_id is not None:
-        notes = adopt(study, RunFolder(Path(config.run.output_dir) / config.phase2.phase1_run_id))
-    first = run_phase1(study)
-    second = None if config.phase2 is None else run_phase2(study, notes=notes)
-    study.folder.write_manifest(finished=now())
-    if report is not None:
-        report(first, second)
-    study.folder.write_manifest(status="finished")
-    study.log.end()
-    study.release()
+    with working(config, progress=progress, resume=resume, executor=executor) as study:
+        _ = study.checks
+        notes: tuple[str, ...] = ()
+        if config.phase2 is not None:
+            for sites in (config.phase2.subset_sweep.subsets or {}).values():
+                check_sites(study.model, sites)
+            if config.phase2.phase1_run_id is not None:
+                notes = adopt(study, RunFolder(Path(config.run.output_dir) / config.phase2.phase1_run_id))
+        first = run_phase1(study)
+        second = None if config.phase2 is None else run_phase2(study, notes=notes)
+        study.folder.write_manifest(finished=now())
+        if report is not None:
+            report(first, second)
+        study.folder.write_manifest(status="finished")
+        study.log.end()
+        study.release()
     return first, second

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.power import PairedDesign, minimum_detectable
+from backtracking.core.sites import Site
 from backtracking.experiments.config import Config
 from backtracking.experiments.models import open_model
+from backtracking.experiments.phase2 import default_subsets
 from backtracking.experiments.run_problems import problems_of
 from backtracking.model.sampling import sample_units
 from backtracking.model.sampling.memory import GIB, MemoryPlan
@@ -18,7 +20,7 @@ from backtracking.model.sampling.shares import shares_for
 
 PROBE_TOKENS = 16
 """Sampled per row to measure the rate."""
-SELECTED = 2
+MOST_SELECTED = 2
 """Sites of each component that a plan takes the scan to select, at most."""
 
 
@@ -118,7 +120,7 @@ class Plan:
             found.append("no difference is detectable with one problem: problems are the clusters of every test")
         found += [
             f"with 80 % power {_difference(points)} is found from a baseline of {100 * rate:.0f} %, "
-            f"{comparisons} comparisons under Holm (correlations as in core/power.py)"
+            f"{comparisons} comparison{'s' * (comparisons > 1)} under Holm (correlations as in core/power.py)"
             for rate, comparisons, points in self.detectable
         ]
         return tuple(found)
@@ -211,12 +213,12 @@ def _stages(config: Config, problems: int) -> tuple[Stage, ...]:
         found.append(stage("random ablations", ablation.random_draws, problems * draws))
     if config.phase2 is None:
         return tuple(found)
-    components = len(config.analysis.ablation_components)
-    sites = min(config.analysis.topk_layers_for_generation, SELECTED) * components
     section = config.phase2
     if section.subset_sweep.enabled:
         given = section.subset_sweep.subsets
-        arms = sites + components + 1 if given is None else len(given)
+        each = range(min(config.analysis.topk_layers_for_generation, MOST_SELECTED))
+        sites = [Site(component, layer) for component in config.analysis.ablation_components for layer in each]
+        arms = len(default_subsets(sites) if given is None else given)
         found.append(stage("subset sweep", arms + 1, problems * samples, arms + 2))
     if section.scale_sweep.enabled:
         arms = len(section.scale_sweep.scales)

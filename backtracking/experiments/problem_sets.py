@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backtracking.core.errors import InputError, MissingFileError
+from backtracking.core.given import whole
 from backtracking.core.problems import Problem, check_problems
 from backtracking.experiments.hub_problems import hub_problems
 from backtracking.experiments.problem_rows import problem_of
@@ -41,8 +42,8 @@ def load_problems(
     Raises:
         InputError: No such source, an unreadable line, an empty set, or fewer than `n` problems.
     """
-    if n is not None and n < 1:
-        raise InputError(f"n is {n}; at least 1 problem is needed")
+    if n is not None:
+        whole("n", n)
     if difficulty is not None and str(source) != "organism":
         raise InputError(f"only the organism's problems have a difficulty, not {source}")
     path = Path(source)

@@ -49,7 +49,7 @@ def open_run(
         return folder if folder.path.is_dir() and any(folder.path.iterdir()) else None
     found = [RunFolder(path) for path in sorted(runs.glob("*"), reverse=True) if path.is_dir() and path.name[0] != "."]
     mine = [folder for folder in found if _is_unfinished(folder, config_hash, hash_of)]
-    current = _pointer(runs)
+    current = current_name(runs)
     return next((folder for folder in mine if folder.run_id == current), mine[0] if mine else None)
 
 
@@ -95,12 +95,12 @@ def current_run(output_dir: str | Path) -> RunFolder:
     Raises:
         InputError: There is none yet.
     """
-    pointer = Path(output_dir) / CURRENT
-    if not pointer.is_file():
+    file = Path(output_dir) / CURRENT
+    if not file.is_file():
         raise MissingFileError(f"no current run in {output_dir}; start one with backtracking run")
-    name = _pointer(Path(output_dir))
+    name = current_name(Path(output_dir))
     if name is None:
-        raise InputError(f"{pointer} names no run in {output_dir}; write the name of one into it, or give --run-id")
+        raise InputError(f"{file} names no run in {output_dir}; write the name of one into it, or give --run-id")
     return RunFolder(Path(output_dir) / name)
 
 
@@ -123,6 +123,24 @@ def make_current(folder: RunFolder) -> None:
     write_text(folder.path.parent / CURRENT, folder.run_id + "\n")
 
 
+def current_name(runs: Path) -> str | None:
+    """The name of the current run, where there is such a run."""
+    file = runs / CURRENT
+    name = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    return name if name and name == Path(name).name and "\0" not in name and (runs / name).is_dir() else None
+
+
+def take_back(folder: RunFolder, *, current: str | None) -> None:
+    """Remove a run in which nothing was done, and make the run that was current before it so again."""
+    runs = folder.path.parent
+    with writing(folder.path):
+        shutil.rmtree(folder.path)
+        if (runs / CURRENT).read_text(encoding="utf-8").strip() == folder.run_id:
+            (runs / CURRENT).unlink()
+            if current is not None:
+                make_current(RunFolder(runs / current))
+
+
 def _fresh_id(name: str) -> str:
     return f"{datetime.now(UTC):%Y%m%d_%H%M%S}_{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-') or 'run'}"
 
@@ -137,13 +155,6 @@ def _claim(draft: Path, path: Path, manifest: dict[str, Any]) -> bool:
             return False
         raise
     return True
-
-
-def _pointer(runs: Path) -> str | None:
-    """The name of the current run, where there is such a run."""
-    file = runs / CURRENT
-    name = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
-    return name if name and name == Path(name).name and "\0" not in name and (runs / name).is_dir() else None
 
 
 def _hash(folder: RunFolder, hash_of: Callable[[Path], str | None]) -> str | None:

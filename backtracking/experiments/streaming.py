@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from backtracking.core.atomic import replacing
 from backtracking.core.completions import Completions
-from backtracking.core.errors import InputError, MissingFileError
+from backtracking.core.errors import InputError, MissingFileError, UnknownProblemError
 from backtracking.core.events import Event, OnsetRow, detect_events, schema, table
 from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon
 from backtracking.core.problems import Problem, check_problems
@@ -165,10 +165,8 @@ def _read_part(job: _Job, reading: _Reading) -> None:
         events, onsets = detect_events(
             Completions.load(job.part), reading.problems, lexicon=reading.lexicon, prompting=reading.prompting
         )
-    except KeyError as error:
-        raise InputError(
-            f"{job.part} holds a completion of the problem {error}, which is none of those given"
-        ) from error
+    except UnknownProblemError as error:
+        raise InputError(f"{job.part}: {error}") from error
     for path, rows, kind in ((job.events, events, Event), (job.onsets, onsets, OnsetRow)):
         columns = schema(kind).with_metadata({_MADE_FROM: made_from.encode()})
         lines = table(rows, kind).assign(example_id=[str(row.example_id) for row in rows])

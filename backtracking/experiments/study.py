@@ -208,7 +208,8 @@ class Study:
         text = json.dumps(
             [[str(r.problem_id), r.sample_id, r.variant, r.condition.name, str(r.condition)] for r in rows]
         )
-        plan = digest(text, *(str(row.prompt_ids) for row in rows), repr(self.settings))
+        prompts = [str((row.prompt_ids, row.sampled_before) if row.sampled_before else row.prompt_ids) for row in rows]
+        plan = digest(text, *prompts, repr(self.settings))
         plans = dict(self.folder.manifest().get("plans") or {})
         if plans.setdefault(group, plan) != plan:
             raise InputError(

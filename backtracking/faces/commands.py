@@ -6,6 +6,7 @@ to do), 130 interrupted.
 
 import signal
 import sys
+from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -31,7 +32,7 @@ from backtracking.faces.executor_options import (
     executor_of,
 )
 from backtracking.faces.options import AsJson, Config, Quiet
-from backtracking.faces.output import answer, out, records
+from backtracking.faces.output import answer, out, records, say
 from backtracking.workspace.environment import prepare_environment
 from backtracking.workspace.secrets import redact
 
@@ -65,8 +66,19 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> bool:
+    if asked:
+        say(f"backtracking {version('backtracking')}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    _shown: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:
     """Keep `backtracking run` a command even while others come and go."""
 
 
@@ -98,19 +110,20 @@ def run(
     from backtracking.faces.report import write_report
 
     loaded = load_config(config)
+    reports = loaded.reporting().make_report
     with (
         executor_of(executor, address=address, workers=workers, gpus=gpus_per_worker, store=store) as chosen,
         Bars(quiet=quiet) as bars,
     ):
         options: dict[str, Any] = {"progress": bars.update, "resume": resume, "executor": chosen}
         if loaded.conditions:
-            result = run_comparison(loaded, report=write_report, **options)
+            result = run_comparison(loaded, report=write_report if reports else None, **options)
             folder, comparison = result.folder, result.comparison
         else:
-            first, second = run_phases(loaded, report=write_phase_report, **options)
+            first, second = run_phases(loaded, report=write_phase_report if reports else None, **options)
             folder = first.study.folder
             comparison = first.comparison if second is None or second.subsets is None else second.subsets.comparison
-    page = folder.path / "report.html"
+    page = folder.path / "report.html" if reports else None
     if not quiet and not as_json:
         print_conditions(comparison.to_pandas(), out)
     document = {
@@ -120,7 +133,10 @@ def run(
         "conditions": records(comparison.to_pandas()),
         "paired_differences": records(comparison.paired_to_pandas()),
     }
-    answer(document, [f"report: {page}"], as_json=as_json)
+    told = (
+        f"report: {page}" if reports else f"no report, as the config says; the tables are in {folder.path / 'tables'}"
+    )
+    answer(document, [told], as_json=as_json)
 
 
 @app.command()

@@ -45,10 +45,8 @@ def _findings(result: Comparison) -> tuple[str, ...]:
 def _finding(row: PairedRow) -> str:
     moved = row.backtracking
     sure = "the interval excludes zero" if moved.low > 0 or moved.high < 0 else "the interval includes zero"
-    return (
-        f"{row.condition} against {BASELINE.name}: backtracking {points(moved)}, {sure}; "
-        f"accuracy {points(row.accuracy)}."
-    )
+    accuracy = f"not compared ({row.accuracy_flag})" if row.accuracy_flag else points(row.accuracy)
+    return f"{row.condition} against {BASELINE.name}: backtracking {points(moved)}, {sure}; accuracy {accuracy}."
 
 
 def _warnings(result: Comparison) -> tuple[str, ...]:

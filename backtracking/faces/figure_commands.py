@@ -52,5 +52,6 @@ def figures(
     if not drawn:
         raise InputError(f"{folder.run_id} has no tables to draw yet; finish it with backtracking run")
     written = save_figures(drawn, out or folder.path / "figures", formats=chosen)
-    err.print(f"{len(drawn)} figures of {folder.run_id}", soft_wrap=True, highlight=False, markup=False)
+    unfinished = "" if folder.manifest().get("status") == "finished" else ", which is not finished: others may follow"
+    err.print(f"{len(drawn)} figures of {folder.run_id}{unfinished}", soft_wrap=True, highlight=False, markup=False)
     answer({"run_id": folder.run_id, "files": list(written)}, map(str, written), as_json=as_json)

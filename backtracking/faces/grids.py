@@ -33,6 +33,8 @@ def _cell(record: dict[Any, Any], name: str, *, shares: bool) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if low is not None and high is not None:
+        if math.isnan(low) or math.isnan(high):
+            return f"{100 * value if shares else value:.3g} (no interval)"
         if shares:
             return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         return f"{value:.3g} [{low:.3g}, {high:.3g}]"

@@ -37,8 +37,9 @@ def phase_methods(config: Config) -> tuple[str, ...]:
     heads = " and every attention head" if analysis.scan_heads else ""
     drawn = (
         f"{ablation.random_draws} sets of sites drawn at random with the kinds and numbers of the selected ones are "
-        "switched off in the same way; the rank of the selected set among them gives the rank p-value. They share "
-        "no site with it where the model has enough such sets, and count in no adjustment for several tests."
+        "switched off in the same way; the share of them that move backtracking at least as far, up or down, the "
+        "selected set counted among them, is its two-sided rank p-value. They share no site with it where the model "
+        "has enough such sets, and count in no adjustment for several tests."
     )
     return (
         *common_methods(config),

@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands of both phases to the command line."""
     for name, command in COMMANDS.items():
         phase = 2 if "phase2" in name or name == "metrics-v2" else 1
-        app.command(name, rich_help_panel=None if name == "plan" else PANELS[phase])(command)
+        app.command(name, rich_help_panel=None if name in ("plan", "config-keys") else PANELS[phase])(command)
 
 
 def init_run(config: Config, run_id: RunId = None, as_json: AsJson = False) -> None:
@@ -37,6 +37,23 @@ def init_run(config: Config, run_id: RunId = None, as_json: AsJson = False) -> N
         loaded = read_config(loaded.model_dump() | {"run": run}, where="--run-id")
     folder = open_study(loaded).folder
     answer({"run_id": folder.run_id, "folder": folder.path}, [f"run: {folder.path}"], as_json=as_json)
+
+
+def config_keys(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/config.md.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print every key of a config file: what it may be, what it is if not given, and what it means.
+
+    Example: backtracking config-keys
+    """
+    from dataclasses import asdict
+
+    from backtracking.experiments.config_reference import config_keys, reference
+
+    keys = config_keys()
+    lines = [f"{key.name}: {key.default}  ({key.values})  {key.meaning}".rstrip() for key in keys]
+    answer({"keys": list(map(asdict, keys))}, [reference().rstrip()] if markdown else lines, as_json=as_json)
 
 
 def prepare_data(config: Config, as_json: AsJson = False) -> None:
@@ -173,6 +190,7 @@ def plan(
 
 COMMANDS: dict[str, Any] = {
     "plan": plan,
+    "config-keys": config_keys,
     "init-run": init_run,
     "prepare-data": prepare_data,
     "generate": generate,

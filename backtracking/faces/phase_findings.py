@@ -49,7 +49,8 @@ def _what(first: Phase1) -> str:
         null = first.targeted.backtracking
         text += (
             f" {null.draws} random sets of the same shape move it by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
-            f"points (95 % of draws); rank p = {null.p_value:.2g}."
+            f"points (95 % of draws), {null.as_extreme} of them as far as this or further, up or down (rank "
+            f"p = {null.p_value:.2g})."
         )
     return text
 
@@ -60,7 +61,9 @@ def _cost(first: Phase1, second: Phase2 | None) -> str:
         return "At what cost? Not measured."
     row = paired[TARGETED]
     text = (
-        f"At what cost? Accuracy {points(row.accuracy)} points: {row.non_inferior} at a margin of "
+        f"At what cost? Accuracy is not compared: {row.accuracy_flag}."
+        if row.accuracy_flag
+        else f"At what cost? Accuracy {points(row.accuracy)} points: {row.non_inferior} at a margin of "
         f"{100 * row.margin:g} points."
     )
     if second is not None and second.trade is not None:

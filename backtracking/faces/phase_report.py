@@ -23,18 +23,12 @@ def write_phase_report(first: Phase1, second: Phase2 | None) -> tuple[Path, Path
     study = first.study
     triggers = tokens_that_begin(study.model.tokenizer, study.config.lexicon().strict)
     example = example_of(study.folder, study.model, trigger_ids=triggers)
-    section = study.config.report if second is None or study.config.phase2 is None else study.config.phase2.report
-    pages = write_pages(
+    return write_pages(
         compose_phases(first, second),
         lambda theme: figures_of_run(study.folder, example=example, theme=theme),
         study.folder.path,
-        images=section.images,
+        study.config.reporting(),
     )
-    if section.report_path is not None:
-        copy = Path(section.report_path)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(pages[0].read_text(encoding="utf-8"), encoding="utf-8")
-    return pages
 
 
 def compose_phases(first: Phase1, second: Phase2 | None) -> Report:

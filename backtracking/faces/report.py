@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from backtracking.core.events import Event, table
 from backtracking.experiments.comparison import Comparison
+from backtracking.experiments.config_sections import ReportSection
 from backtracking.faces.comparison_report import compose
 from backtracking.faces.figures import (
     Theme,
@@ -54,7 +55,7 @@ class EmbeddedFigure:
 
 
 def write_report(result: Comparison) -> tuple[Path, Path]:
-    """Write `report.md`, `report.html` and the figures into the run's folder.
+    """Write `report.md`, `report.html` and the figures into the run's folder, and a copy where the config says.
 
     Returns:
         The paths of the two reports.
@@ -69,24 +70,25 @@ def write_report(result: Comparison) -> tuple[Path, Path]:
         found["onset_positions"] = event_positions(positions, model=model, theme=theme)
         return found
 
-    return write_pages(compose(result), figures, result.folder.path, images=result.config.report.images)
+    return write_pages(compose(result), figures, result.folder.path, result.config.reporting())
 
 
-def write_pages(report: Report, figures: Figures, folder: Path, *, images: bool = False) -> tuple[Path, Path]:
+def write_pages(report: Report, figures: Figures, folder: Path, how: ReportSection | None = None) -> tuple[Path, Path]:
     """Write a report's two pages and its figures.
 
     Args:
         report: What it says.
         figures: Draws its figures in a theme.
         folder: Of the run.
-        images: Write a picture of every figure too, where there is a Chrome.
+        how: Whether pictures of the figures are written too, and where a copy of `report.md` goes.
 
     Returns:
         The paths of `report.md` and `report.html`.
     """
+    how = how or ReportSection()
     light, dark = figures("light"), figures("dark")
     written = save_figures(
-        light, folder / "figures", formats=("html", "json", "svg", "png") if images else ("html", "json")
+        light, folder / "figures", formats=("html", "json", "svg", "png") if how.images else ("html", "json")
     )
     pictures = {path.stem: f"figures/{path.name}" for path in written if path.suffix == ".svg"}
     embedded = [_embedded(name, light[name], dark[name], pictures.get(name)) for name in light]
@@ -102,7 +104,8 @@ def write_pages(report: Report, figures: Figures, folder: Path, *, images: bool 
     page = environment.get_template("report.html.jinja").render(
         report=report, plotly=get_plotlyjs(), figures=embedded, long=LONG
     )
-    write_text(folder / "report.md", markdown)
+    for file in (folder / "report.md", *(() if how.report_path is None else (Path(how.report_path),))):
+        write_text(file, markdown)
     write_text(folder / "report.html", page)
     return folder / "report.md", folder / "report.html"
 

@@ -17,10 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from backtracking.core.clustered_means import ClusteredMeans, clustered_means
-from backtracking.core.errors import InputError
 from backtracking.core.multiplicity import benjamini_hochberg
 from backtracking.core.sites import Site
-from backtracking.measures.decision_points import DecisionPoint, DecisionPoints
+from backtracking.measures.decision_points import DecisionPoint, DecisionPoints, check_points
 from backtracking.measures.event_pairs import minus_own_controls
 from backtracking.measures.held_norm import through_held_norm
 from backtracking.measures.tails import Tails, batches
@@ -100,8 +99,7 @@ def logit_attribution(
     Raises:
         InputError: There are no points, or a trigger id that does not fit.
     """
-    if not points.all:
-        raise InputError("there are no decision points to attribute; sample more completions")
+    check_points(points)
     triggers = None if trigger_ids is None else trigger_tensor(model, trigger_ids)
     reader = _Reader.of(model)
     targets = torch.zeros(len(points.events), model.cfg.d_model, device=model.device)

@@ -17,7 +17,7 @@ from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.multiplicity import holm
 from backtracking.core.statistics import Estimate
-from backtracking.measures.decision_points import DecisionPoint, DecisionPoints
+from backtracking.measures.decision_points import DecisionPoint, DecisionPoints, check_points
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import next_logits
 
@@ -83,9 +83,9 @@ def decision_ablation(
     Raises:
         InputError: There are no points or no tokens that begin a trigger.
     """
-    listed: list[DecisionPoint] = [*points.events, *points.controls]
-    if not listed or not trigger_ids:
-        raise InputError("no decision points or no trigger tokens: there is no decision to measure")
+    listed = check_points(points)
+    if not trigger_ids:
+        raise InputError("no trigger tokens: there is no decision to measure")
     arms = list(conditions)
     if BASELINE.name not in [arm.name for arm in arms]:
         arms.insert(0, BASELINE)

@@ -7,7 +7,7 @@ control compares one token's logit at two places, not two tokens.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -96,6 +96,19 @@ class DecisionPoints:
     def unmatched_to_pandas(self) -> pd.DataFrame:
         """One row per event without all its controls, with the reason."""
         return pd.DataFrame([asdict(row) for row in self.unmatched], columns=[f.name for f in fields(Unmatched)])
+
+
+def check_points(points: Any) -> tuple[DecisionPoint, ...]:
+    """Events, then controls.
+
+    Raises:
+        InputError: There are none, or what is given was not made by `decision_points`.
+    """
+    if not isinstance(points, DecisionPoints):
+        raise InputError(f"points is a {type(points).__name__}; give what decision_points returns")
+    if not points.all:
+        raise InputError("there are no decision points to read; sample more completions")
+    return points.all
 
 
 def decision_points(

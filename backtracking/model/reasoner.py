@@ -233,6 +233,8 @@ class HookedReasoner:
         return logits[:, -1], cache
 
     def _tensor(self, ids: Ids) -> Int[Tensor, "row pos"]:
+        if isinstance(ids, str) or not len(ids):
+            raise InputError(f"token ids are needed, not {ids!r}; take them from to_ids, or tokenizer.encode(text)")
         if not isinstance(ids, Tensor) and len({len(row) for row in ids if isinstance(row, Sequence)}) > 1:
             raise InputError("rows of different lengths cannot run together; run each alone, or pad them yourself")
         tensor = torch.as_tensor(ids, dtype=torch.long, device=self.device)

@@ -29,8 +29,11 @@ def prompt_ids(
     a chat template the instruction is plain text after one BOS, if the tokenizer has one.
 
     Raises:
-        InputError: The template refuses the conversation, such as one with a system message.
+        InputError: The template refuses the conversation, such as one with a system message, or the question is no
+            text that can be encoded.
     """
+    if any("\ud800" <= character <= "\udfff" for character in problem.question):
+        raise InputError(f"problem {problem.id!r} holds half a character (a lone surrogate); mend its text")
     text = rendered_prompt(tokenizer, problem.question, variant, prompting)
     ids = tokenizer.encode(text, add_special_tokens=False)
     bos = tokenizer.bos_token_id

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from backtracking.core.completions import Completion
+from backtracking.core.errors import UnknownProblemError
 from backtracking.core.events import Event, OnsetRow, detect_events, table
 from backtracking.core.problems import Problem
 from backtracking.model.tokens import decode_with_offsets
@@ -78,7 +79,7 @@ def test_each_completion_is_graded_against_its_own_problem():
     rows = [completion(f"Final: {gold}", problem=problem) for problem in (2, 1) for gold in (1, 2)]
     events, _ = detect_events(rows, problems)
     assert [event.verdict for event in events] == ["wrong", "right", "right", "wrong"]
-    with pytest.raises(KeyError):
+    with pytest.raises(UnknownProblemError, match="of problem 3, which is not among the 2 problems"):
         detect_events([completion("a", problem=3)], problems)
 
 

@@ -1,8 +1,10 @@
 """Prompts and problems refuse what would quietly make an experiment meaningless."""
 
+import numpy as np
 import pytest
 
 from backtracking.core.errors import InputError
+from backtracking.core.given import whole
 from backtracking.core.problems import Problem, check_problems
 from backtracking.core.prompts import VARIANTS, Prompting, Variant
 
@@ -33,3 +35,24 @@ def test_problem_sets_are_checked():
         Problem(1, "a", "")
     with pytest.raises(InputError, match="two problems have the id"):
         check_problems([Problem(1, "a", "1"), Problem("1", "b", "2")])
+
+
+@pytest.mark.parametrize("given", [Problem("a", "question", "1"), "question", ["question"], [None]])
+def test_what_is_no_list_of_problems_is_named(given):
+    with pytest.raises(InputError, match="a list of Problem, as load_problems makes one"):
+        check_problems(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (1.5, "samples is 1.5; give a whole number"),
+        ("2", "samples is '2'; give"),
+        (None, "give"),
+        (0, "is 0; at least 1"),
+    ],
+)
+def test_a_number_that_is_not_whole_is_named(given, said):
+    assert whole("samples", np.int64(3)) == 3
+    with pytest.raises(InputError, match=said):
+        whole("samples", given)

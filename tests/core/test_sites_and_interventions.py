@@ -60,6 +60,8 @@ WRONG = {
     'conditions_of(Condition("z"))': "conditions are given as a list or a mapping",
     'conditions_of("baseline")': "conditions are given as a list or a mapping",
     "conditions_of([3])": "3 is no condition",
+    'Condition("x", "mlp.3*0")': "the interventions of 'x' are given as a list; write ['mlp.3*0']",
+    "Site.parse(0)": "cannot read the site 0; write it as mlp.27",
     'Completion(1, 0, "v", "c", [1], [2], "x", "eos")': "finish_reason is 'eos'; use stop, length, degenerate",
     'Completion(1, 0, "v", "c", [1], [2], "x", "stop").token_at(0)': "this completion holds no offsets",
 }
@@ -72,6 +74,7 @@ def test_values_of_another_kind_are_one_clear_line():
         "from backtracking.core.completions import *\n"
         "from backtracking.core.interventions import *\n"
         "from backtracking.core.errors import InputError\n"
+        "from backtracking.core.sites import Site\n"
         "found = []\n"
         "for each in json.loads(sys.argv[1]):\n"
         "    try:\n"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from backtracking.core.errors import InputError
 from backtracking.experiments import executors as job
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
+from backtracking.experiments.opening import open_study
 from backtracking.experiments.run_list import current_run
 from backtracking.model.sampling import shares
 
@@ -136,6 +138,42 @@ def test_a_named_run_refuses_another_config(config):
     changed = named.model_copy(update={"generation": named.generation.model_copy(update={"top_p": 0.5})})
     with pytest.raises(InputError, match="the run mine was made with another config"):
         run_comparison(changed)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("model", "hf_id", "orgnism", "did you mean 'organism'"),
+        ("generation", "max_new_tokens", 5000, "lower max_new_tokens to"),
+        ("generation", "variant", "nope", "nope"),
+    ],
+)
+def test_a_run_that_is_refused_leaves_nothing_behind(config, section, key, value, said):
+    one = run_comparison(config)
+    wrong = config.model_copy(update={section: getattr(config, section).model_copy(update={key: value})})
+    runs = one.folder.path.parent
+    with pytest.raises(InputError, match=said):
+        run_comparison(wrong)
+    assert [path for path in runs.iterdir() if path.is_dir()] == [one.folder.path]
+    assert current_run(runs).run_id == one.folder.run_id
+
+
+def test_a_run_refused_where_there_was_none_leaves_no_current_one(config):
+    wrong = config.model_copy(update={"conditions": {"x": ("mlp.99*0",)}})
+    with pytest.raises(InputError, match=r"mlp\.99 is out of range"):
+        run_comparison(wrong)
+    assert not list(Path(config.run.output_dir).iterdir())
+
+
+def test_a_run_begun_before_is_kept_when_it_is_refused(config):
+    named = config.model_copy(update={"run": config.run.model_copy(update={"run_id": "mine"})})
+    begun = open_study(named)
+    begun.release()
+    (begun.folder.path / "notes.md").write_text("mine")
+    wrong = named.model_copy(update={"generation": named.generation.model_copy(update={"top_p": 0.5})})
+    with pytest.raises(InputError, match="made with another config"):
+        run_comparison(wrong)
+    assert (begun.folder.path / "notes.md").is_file()
 
 
 def test_another_runs_damaged_manifest_is_not_in_the_way(config):

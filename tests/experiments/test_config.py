@@ -8,6 +8,7 @@ import yaml
 from backtracking.core.errors import InputError
 from backtracking.core.prompts import VARIANTS
 from backtracking.experiments.config import Config, load_config
+from backtracking.experiments.config_reference import config_keys, reference
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +53,11 @@ def test_every_shipped_config_loads_and_survives_a_round_trip(path):
         ("generation: {temperature: .nan}", "generation.temperature"),
         ("ablation_generation: {num_samples_per_prompt: 3}", "has 1 (generation.num_samples_per_prompt)"),
         ("phase2: {scale_sweep: {scales: [0, -1]}}", "a factor of -1"),
+        ("phase2: {scale_sweep: {scales: []}}", "phase2.scale_sweep.scales: "),
+        ("phase2: {continuation_ablation: {scales: []}}", "phase2.continuation_ablation.scales: "),
+        ("phase2: {subset_sweep: {subsets: {a: []}}}", "phase2.subset_sweep.subsets.a: "),
+        ("phase2: {subset_sweep: {subsets: {a: [foo.1]}}}", "cannot read the site 'foo.1'"),
+        ("phase2: {subset_sweep: {subsets: {a: [mlp.1]}}, scale_sweep: {subset: b}}", "but the subsets are a"),
         ("", "holds no sections"),
     ],
 )
@@ -67,3 +73,25 @@ def test_a_mistake_is_named_in_one_line(tmp_path, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no config file at"):
         load_config(tmp_path / "absent.yaml")
+
+
+def test_the_reference_of_keys_is_that_of_the_sections():
+    keys = {key.name: key for key in config_keys()}
+    assert keys["generation.top_p"].default == "0.95"
+    assert keys["generation.top_p"].values == "number > 0, ≤ 1"
+    assert keys["phase2.scale_sweep.scales"].default == "[0.0, 0.25, 0.5, 0.75, 0.9]"
+    assert keys["model.torch_dtype"].values == '"auto", "float32", "bfloat16", "float16" or null'
+    assert not [key.name for key in keys.values() if not key.meaning]
+    assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == reference(), (
+        "run: backtracking config-keys --markdown > docs/config.md"
+    )
+
+
+def test_both_report_sections_count():
+    one = Config.model_validate({"report": {"report_path": "a.md", "images": True}})
+    both = Config.model_validate({"report": {"report_path": "a.md"}, "phase2": {"report": {"images": True}}})
+    off = Config.model_validate({"report": {"make_report": False}, "phase2": {}})
+    for config in (one, both):
+        assert (config.reporting().report_path, config.reporting().images) == ("a.md", True)
+    assert one.reporting().make_report
+    assert not off.reporting().make_report

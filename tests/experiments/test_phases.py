@@ -17,7 +17,7 @@ from backtracking.core.multiplicity import holm
 from backtracking.core.sites import Site
 from backtracking.experiments import phase1, phase2, published
 from backtracking.experiments.config import Config, load_config
-from backtracking.experiments.forking import _within, spread
+from backtracking.experiments.forking import FORK_SAMPLES, _within, spread
 from backtracking.experiments.opening import open_study, reopen
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.planning import plan
@@ -106,6 +106,19 @@ def test_controls_stand_beside_every_sweep(finished):
         assert ban.backtracking.value < sweep.comparison.row("baseline").backtracking.value
     arms = {row.arm for row in second.forks.comparison.rows}
     assert arms == {"resample", "ablated", "ban"}
+
+
+def test_forks_are_ablated_at_the_decision_too(finished):
+    """The arm is in force on all that was sampled, the position that predicts the cut token included."""
+    _, second = finished
+    study = second.study
+    originals = {(c.problem_id, c.sample_id): c for c in phase1.generate(study)}
+    forks = [c for c in study.folder.completions(phase1.FORKED) if c.condition == "fork: ablated"]
+    assert forks
+    for each in forks:
+        original = originals[each.problem_id, each.sample_id - FORK_SAMPLES]
+        decoded = len(each.prompt_ids) + len(each.ids) - len(original.prompt_ids)
+        assert {receipt.positions for receipt in each.receipts} == {decoded - 1}
 
 
 def test_the_decision_is_really_measured(finished):

@@ -115,7 +115,7 @@ def test_what_cannot_be_analysed_is_named(completions, tmp_path):
     with pytest.raises(InputError, match="no completions to analyse"):
         analyse([], PROBLEMS, out=tmp_path)
     parts = saved(completions, tmp_path, 1000)
-    with pytest.raises(InputError, match="problem 5, which is none of those given"):
+    with pytest.raises(InputError, match="of problem 5, which is not among"):
         analyse(parts, PROBLEMS[:5], out=tmp_path / "out")
     twice = tmp_path / "twice.parquet"
     Completions(completions[:1]).save(twice)

@@ -261,3 +261,11 @@ def test_the_shell_gets_its_completions_and_can_install_them(tmp_path):
     assert "_BACKTRACKING_COMPLETE=complete_bash" in "".join(
         path.read_text() for path in tmp_path.rglob("*") if path.is_file() and "backtracking" in path.name
     )
+
+
+def test_the_version_is_that_of_the_package():
+    import backtracking
+
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.output) == (0, f"backtracking {backtracking.__version__}\n")
+    assert f'version = "{backtracking.__version__}"' in (ROOT / "pyproject.toml").read_text()

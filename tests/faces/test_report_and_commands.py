@@ -105,6 +105,20 @@ def test_the_command_runs_and_names_its_report(folder):
     assert quiet.stderr == ""
 
 
+def test_a_config_says_whether_there_is_a_report_and_where_its_copy_goes(folder):
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    for name, report in (("none", {"make_report": False}), ("copy", {"report_path": "copies/here.md"})):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content | {"report": report}))
+    none = forked(folder, "run", "--config", "none.yaml", "--json")
+    run = Path(json.loads(none.stdout)["folder"])
+    assert json.loads(none.stdout)["report"] is None
+    assert (folder / run / "tables" / "conditions.csv").is_file()
+    assert not (folder / run / "report.html").exists()
+    copied = json.loads(forked(folder, "run", "--config", "copy.yaml", "--json").stdout)
+    own = (folder / copied["folder"] / "report.md").read_text()
+    assert (folder / "copies" / "here.md").read_text() == own
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

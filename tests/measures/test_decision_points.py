@@ -11,7 +11,7 @@ from backtracking.core.events import detect_events
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS
 from backtracking.measures.control_matching import Matcher, begins_sentence, next_token_entropies
-from backtracking.measures.decision_points import decision_points
+from backtracking.measures.decision_points import check_points, decision_points
 from backtracking.model.sampling import sample
 
 WORDS = [
@@ -279,3 +279,11 @@ def test_the_search_does_not_go_through_all_completions_for_each_event():
     Counted.asked = 0
     found = decision_points(rows, events)
     assert len(found.events) > 100 and Counted.asked < 10 * len(rows)
+
+
+def test_what_decision_points_did_not_make_is_named(rows):
+    events = events_of(rows)
+    assert check_points(found := decision_points(rows, events)) == found.all
+    for given, name in ((events, "tuple"), ([], "list"), (None, "NoneType")):
+        with pytest.raises(InputError, match=f"points is a {name}; give what decision_points returns"):
+            check_points(given)

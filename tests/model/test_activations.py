@@ -10,11 +10,13 @@ import torch
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError, UnknownSiteError
 from backtracking.core.events import detect_events
-from backtracking.core.interventions import Add
+from backtracking.core.interventions import Add, Condition
 from backtracking.core.problems import Problem
 from backtracking.core.scopes import Window
 from backtracking.model.activations import ActivationStore, cache_activations
 from backtracking.model.sampling import sample
+from backtracking.model.sampling.packed_engine import run_unit
+from backtracking.model.sampling.plan import Row, Settings
 from backtracking.model.tokens import decode_with_offsets
 
 SITES = ["resid_post.1", "mlp.0", "attn.1", "attn.2.h3", "resid_pre.0"]
@@ -166,6 +168,17 @@ def test_each_completion_runs_under_its_own_interventions(twin, problems, tmp_pa
             torch.testing.assert_close(clean[site][rows], plain, atol=2e-4, rtol=1e-4)
             moved += not torch.allclose(expected, plain, atol=1e-3)
     assert moved > len(completions)
+
+
+def test_a_cut_text_that_was_continued_is_not_run_as_if_its_prompt_were_longer(tiny, problems, tmp_path):
+    whole = sample(tiny, problems[:1], conditions={"a": ["mlp.1*0@decode"]}, max_new_tokens=8, temperature=0)[0]
+    row = Row(
+        whole.problem_id, 0, whole.variant, Condition("a", ["mlp.1*0@decode"]), whole.prompt_ids + whole.ids[:4], 4
+    )
+    rest = run_unit(tiny, [row], Settings(4, temperature=0))
+    with pytest.raises(InputError, match="goes on with a cut text.*conditions='clean'"):
+        cache_activations(tiny, rest, sites=SITES, to=tmp_path / "s")
+    assert len(cache_activations(tiny, rest, sites=SITES, to=tmp_path / "clean", conditions="clean")) > 0
 
 
 def test_completions_under_interventions_need_their_conditions(tiny, problems, tmp_path):

@@ -56,9 +56,11 @@ def test_the_self_check_sees_a_broken_model(twins):
 def test_wrong_names_get_one_line_with_a_remedy(tmp_path):
     (tmp_path / "empty").mkdir()
     for name, match in {
-        "": "empty",
+        "": "the model name is ''",
         "./nowhere": "no folder, no .gguf file and no Hub id",
         "a/b/c": "no folder, no .gguf file and no Hub id",
+        "orgnism": "did you mean 'organism'",
+        "SmolLM-2": "did you mean 'smollm2'",
         str(tmp_path / "x.gguf"): "no file",
         str(tmp_path / "empty"): "no config.json",
     }.items():

@@ -5,13 +5,13 @@ import functools
 import pytest
 import torch
 
-from backtracking.core.errors import InputError
+from backtracking.core.errors import InputError, NotFiniteError
 from backtracking.core.interventions import BASELINE, At, Ban, Condition, Scale, Window
 from backtracking.core.problems import Problem
 from backtracking.model.sampling import sampler
 from backtracking.model.sampling.bridge_engine import run_unit as run_on_the_bridge
 from backtracking.model.sampling.packed_engine import run_unit as run_packed
-from backtracking.model.sampling.plan import Settings, plan_rows, units
+from backtracking.model.sampling.plan import Row, Settings, plan_rows, units
 from tests.model.reference import ablated, greedy
 
 NEW = 12
@@ -50,6 +50,23 @@ def test_interventions_change_what_is_written(sample, twin, problems):
     baseline = [c.ids for c in found.of("baseline")]
     changed = [arm.name for arm in ARMS[1:] if [c.ids for c in found.of(arm.name)] != baseline]
     assert len(changed) >= 4, f"only {changed} change what is written"
+
+
+@pytest.mark.parametrize("cut", [1, 5])
+def test_a_cut_text_is_continued_as_if_it_had_not_been_cut(sample, twin, problems, cut):
+    """What was sampled before the cut is decoded text: scopes reach into it, and up to the decision at the cut."""
+    found = sample(twin[0], problems, conditions=ARMS, max_new_tokens=NEW, temperature=0)
+    whole = [each for each in found if len(each.ids) == NEW]
+    assert len(whole) > len(found) // 2
+    arms = {arm.name: arm for arm in ARMS}
+    rows = [
+        Row(c.problem_id, c.sample_id, c.variant, arms[c.condition], c.prompt_ids + c.ids[:cut], sampled_before=cut)
+        for c in whole
+    ]
+    run_unit = ENGINES[sample.keywords["engine"]]
+    for full, rest in zip(whole, run_unit(twin[0], rows, Settings(NEW - cut, temperature=0)), strict=True):
+        assert rest.ids == full.ids[cut:], full.condition
+        assert [each.positions for each in rest.receipts] == [each.positions for each in full.receipts]
 
 
 def test_a_batch_of_mixed_lengths_equals_one_at_a_time(sample, twin, problems):
@@ -155,8 +172,9 @@ def test_what_cannot_be_sampled_is_refused_before_anything_runs(sample, tiny, pr
 
 
 def test_logits_that_are_not_finite_stop_the_run(sample, tiny, problems):
-    with pytest.raises(FloatingPointError, match="not finite: an intervention broke the model"):
-        sample(tiny, problems, conditions={"x": [Scale("resid_post.2", 1e39)]}, max_new_tokens=3)
+    said = r"in the arms x \(resid_post.2\*1e\+39\): an intervention broke"
+    with pytest.raises(NotFiniteError, match=said):
+        sample(tiny, problems, conditions={"y": ["mlp.0*0"], "x": [Scale("resid_post.2", 1e39)]}, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

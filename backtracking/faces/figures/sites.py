@@ -131,7 +131,7 @@ def _heat_map(rows: list[dict[Any, Any]], value: str, *, unit: str, theme: Theme
             continue
         place = lanes.index(lane), layers.index(int(row["layer"]))
         values[place[0]][place[1]] = row[value]
-        number = f"{row[value]:+.1f}<br>".replace("-", "−") if len(layers) <= _LAYERS_WITH_NUMBERS else ""
+        number = f"{_short(row[value])}<br>" if len(layers) <= _LAYERS_WITH_NUMBERS else ""
         marks[place[0]][place[1]] = number + ("★" if row["q"] <= SIGNIFICANT else " ")
     limit = max((abs(each) for line in values for each in line if each is not None), default=0.0) or 1.0
     figure = go.Figure(
@@ -151,3 +151,9 @@ def _heat_map(rows: list[dict[Any, Any]], value: str, *, unit: str, theme: Theme
 
 def _lane(row: dict[Any, Any]) -> str:
     return f"head {int(row['head'])}" if row["component"] == "head" else str(row["component"])
+
+
+def _short(value: float) -> str:
+    """One decimal, or two where one would say nothing."""
+    text = f"{value:+.{1 if abs(value) >= 0.05 else 2}f}"
+    return "0" if float(text) == 0 else text.replace("-", "−")

@@ -22,6 +22,9 @@ LARGEST = 99
 EVAL_SHARE = 8
 """One in this many number tuples belongs to evaluation."""
 
+DRAWS = 10_000
+"""Draws after which the numbers of a difficulty are taken to be used up."""
+
 STEPS: dict[Difficulty, int] = {"easy": 2, "medium": 3, "hard": 4}
 AMOUNTS: dict[Difficulty, tuple[int, int]] = {"easy": (2, 9), "medium": (3, 29), "hard": (11, 49)}
 
@@ -80,7 +83,7 @@ def ask(rng: random.Random, story: Story) -> str:
 def organism_problems(
     n: int, *, difficulty: Difficulty | None = None, split: Split = "eval", seed: int = 0
 ) -> list[Problem]:
-    """The first `n` problems of a fixed, endless sequence; more problems only extend the list.
+    """The first `n` problems of a fixed sequence; more problems only extend the list.
 
     Args:
         n: How many.
@@ -89,7 +92,7 @@ def organism_problems(
         seed: Which sequence; 0 with split "eval" is the evaluation set of the model card.
 
     Raises:
-        InputError: `n` is not positive, or the difficulty or split is unknown.
+        InputError: `n` is not positive or more than there are, or the difficulty or split is unknown.
     """
     if n < 1:
         raise InputError(f"n is {n}; ask for at least one problem")
@@ -104,9 +107,13 @@ def organism_problems(
         chosen = turns[index % len(turns)]
         place = index // len(turns)
         rng = random.Random(f"problems/{split}/{seed}/{chosen}/{place}")
-        story = draw_story(rng, chosen, split)
-        while story in seen:
-            story = draw_story(rng, chosen, split)
+        drawn = (draw_story(rng, chosen, split) for _ in range(DRAWS))
+        story = next((each for each in drawn if each not in seen), None)
+        if story is None:
+            raise InputError(
+                f"n is {n}, but after {index} problems no {chosen} one is left (none new in {DRAWS:,} draws); "
+                f"ask for at most {index}, or for another difficulty"
+            )
         seen.add(story)
         name = f"{chosen}-{place:04d}" if (split, seed) == ("eval", 0) else f"{split}{seed}-{chosen}-{place:04d}"
         problems.append(Problem(name, ask(rng, story), str(story.gold)))

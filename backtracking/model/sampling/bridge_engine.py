@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from backtracking.core.completions import Completions
+from backtracking.core.errors import NotFiniteError
 from backtracking.model.hooks import NOWHERE, Intervening, intervening
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.bans import Bans
 from backtracking.model.sampling.choice import choose
-from backtracking.model.sampling.finish import completion_of
+from backtracking.model.sampling.finish import completion_of, not_finite
 from backtracking.model.sampling.noise import row_key
 from backtracking.model.sampling.plan import Row, Settings
 
@@ -48,19 +49,19 @@ def run_unit(model: HookedReasoner, rows: Sequence[Row], settings: Settings) -> 
     keys = torch.tensor([row_key(settings.seed, row.problem_id, row.sample_id) for row in rows], device=device)
     sampled = torch.full((len(rows), settings.max_new_tokens), NOWHERE, device=device)
     interventions = [row.condition.interventions for row in rows]
-    with intervening(model.bridge, interventions, prompt_lengths=lengths) as state:
+    prompts = lengths - torch.tensor([row.sampled_before for row in rows], device=device)
+    with intervening(model.bridge, interventions, prompt_lengths=prompts) as state:
         logits, batch = _prefill(model, rows, state)
         for step in range(settings.max_new_tokens):
             if step:
                 logits, batch = _decode(model, batch, state, lengths + step - 1)
             allowed = bans.apply(logits, batch.active, ~batch.finished)
-            tokens = choose(
-                allowed,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                keys=keys[batch.active],
-                positions=torch.full_like(batch.active, step),
-            )
+            nucleus = {"temperature": settings.temperature, "top_p": settings.top_p}
+            positions = torch.full_like(batch.active, step)
+            try:
+                tokens = choose(allowed, **nucleus, keys=keys[batch.active], positions=positions)
+            except NotFiniteError as error:
+                raise not_finite([rows[row] for row in batch.active.tolist()], allowed) from error
             going = ~batch.finished
             sampled[batch.active[going], step] = tokens[going]
             finished = batch.finished | torch.isin(tokens, stop_ids)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from backtracking.core.errors import NotFiniteError
 from backtracking.model.sampling import step_choice
 from backtracking.model.sampling.compiled import serves
 from backtracking.model.sampling.noise import gumbel
@@ -38,7 +39,7 @@ def choose(
         positions: Index of the token in the completion, from 0.
 
     Raises:
-        FloatingPointError: A row has NaN or no token that is allowed.
+        NotFiniteError: A row has NaN or no token that is allowed.
     """
     if temperature > 0 and serves(logits, torch.bfloat16):
         options = {"temperature": temperature, "top_p": top_p, "keys": keys, "positions": positions}
@@ -80,7 +81,7 @@ def choose(
 
 def _check(finite: bool) -> None:
     if not finite:
-        raise FloatingPointError("the logits are not finite: an intervention broke the model, or it is broken itself")
+        raise NotFiniteError("the logits are not finite: an intervention broke the model, or it is broken itself")
 
 
 def _drawn(

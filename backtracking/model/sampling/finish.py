@@ -1,9 +1,14 @@
-"""What becomes of a row that has finished: a completion whose receipts agree with its tokens."""
+"""What becomes of a row: a completion whose receipts agree with its tokens, or an error that names its arm."""
 
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from backtracking.core.completions import Completion, FinishReason
 from backtracking.core.degeneration import ends_in_a_loop
+from backtracking.core.errors import NotFiniteError
 from backtracking.core.receipts import Receipt, check_receipts
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.plan import Row
@@ -18,7 +23,13 @@ def completion_of(
     Raises:
         ReceiptError: An intervention touched other positions than the ids say.
     """
-    check_receipts(receipts, row.condition.interventions, prompt_tokens=len(row.prompt_ids), sampled=len(ids))
+    check_receipts(
+        receipts,
+        row.condition.interventions,
+        prompt_tokens=row.prompt_tokens,
+        sampled=len(ids),
+        sampled_before=row.sampled_before,
+    )
     stopped = ids[-1] in stop_ids
     text, offsets = decode_with_offsets(model.tokenizer, list(ids[:-1] if stopped else ids))
     reason: FinishReason = "stop" if stopped else "degenerate" if ends_in_a_loop(ids) else "length"
@@ -34,3 +45,15 @@ def completion_of(
         finish_reason=reason,
         receipts=receipts,
     )
+
+
+def not_finite(rows: Sequence[Row], logits: Float[Tensor, "row vocab"]) -> NotFiniteError:
+    """The error for rows some of which have no token that could be sampled: it names their arms and a remedy."""
+    finite = torch.isfinite(logits.max(dim=-1).values).tolist()
+    broken = {row.condition.name: row.condition for row, sound in zip(rows, finite, strict=True) if not sound}
+    whose = "; ".join(f"{name} ({arm})" if arm.interventions else name for name, arm in broken.items())
+    if any(not arm.interventions for arm in broken.values()):
+        cause = f"the model itself breaks in {str(logits.dtype).removeprefix('torch.')}; load it in another dtype"
+    else:
+        cause = "an intervention broke the model; make its factor or scale smaller"
+    return NotFiniteError(f"the logits are not finite in the arms {whose}: {cause}")

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from backtracking.core.completions import Completion, Completions
+from backtracking.core.errors import NotFiniteError
 from backtracking.core.interventions import Ban
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.alone import alone
@@ -22,7 +23,7 @@ from backtracking.model.sampling.bans import Bans
 from backtracking.model.sampling.captured import Capture, Steps
 from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.edits import Edits, Spec, Tally
-from backtracking.model.sampling.finish import completion_of
+from backtracking.model.sampling.finish import completion_of, not_finite
 from backtracking.model.sampling.noise import row_key
 from backtracking.model.sampling.packed_cache import BLOCK, READ, PackedCache, Packing
 from backtracking.model.sampling.plan import Row, Settings
@@ -95,7 +96,7 @@ class _Batch:
         self.taps = taps
         self.done: dict[int, Completion] = {}
         self.queue = deque(range(len(rows)))
-        of_rows = [Prefix.of(row.prompt_ids, row.condition.interventions) for row in rows]
+        of_rows = [Prefix.of(row.prompt_ids, row.condition.interventions, row.prompt_tokens) for row in rows]
         listed = [*(prefix.spec for prefix in of_rows), *(row.condition.interventions for row in rows)]
         specs: dict[Spec, int] = {spec: index for index, spec in enumerate(dict.fromkeys(listed))}
         self.edits = Edits(model, list(specs))
@@ -183,13 +184,13 @@ class _Batch:
     def _sample(self, logits: Float[Tensor, "some vocab"], seats: Int[Tensor, " some"] | slice) -> None:
         """Choose the next token of the rows in those seats; those that end leave with a completion."""
         rows, live, steps = self.row[seats], self.live[seats], self.steps[seats]
-        tokens = choose(
-            self.bans.apply(logits, rows, live),
-            temperature=self.settings.temperature,
-            top_p=self.settings.top_p,
-            keys=self.keys[rows],
-            positions=steps,
-        )
+        allowed, settings = self.bans.apply(logits, rows, live), self.settings
+        nucleus = {"temperature": settings.temperature, "top_p": settings.top_p}
+        try:
+            tokens = choose(allowed, **nucleus, keys=self.keys[rows], positions=steps)
+        except NotFiniteError as error:
+            taken = rows != EMPTY
+            raise not_finite([self.rows[row] for row in rows[taken].tolist()], allowed[taken]) from error
         ended = live & (torch.isin(tokens, self.stop_ids) | (steps + 1 == self.settings.max_new_tokens))
         # Where nobody sits, or somebody who has finished, what is written is never read.
         self.sampled[rows, steps] = tokens

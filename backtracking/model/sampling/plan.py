@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backtracking.core.errors import InputError
+from backtracking.core.given import whole
 from backtracking.core.interventions import Condition, Window, check_conditions
 from backtracking.core.problems import Problem, check_problems
 from backtracking.core.prompts import Prompting
@@ -37,8 +38,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse settings under which nothing can be sampled."""
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {self.max_new_tokens}; at least 1 is needed")
+        whole("max_new_tokens", self.max_new_tokens)
         if not 0 <= self.temperature < math.inf:
             raise InputError(f"temperature {self.temperature} cannot be; give 0, which is greedy, or a number above it")
         if not 0 < self.top_p <= 1:
@@ -54,6 +54,13 @@ class Row:
     variant: str
     condition: Condition
     prompt_ids: tuple[int, ...]
+    sampled_before: int = 0
+    """How many of the last prompt ids are no prompt but were sampled before: scopes count them as decoded."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt proper, where the scope `decode` begins."""
+        return len(self.prompt_ids) - self.sampled_before
 
 
 def plan_rows(
@@ -73,18 +80,18 @@ def plan_rows(
             a prompt that leaves no room for `max_new_tokens` in the model's context.
         UnknownSiteError: An intervention names a site the model does not have.
     """
-    if samples < 1:
-        raise InputError(f"samples is {samples}; at least 1 per problem is needed")
+    whole("samples", samples)
     for condition in check_conditions(conditions):
         _check_interventions(model, condition)
-    rows = []
-    for problem in check_problems(problems):
-        ids = tuple(model.to_ids(problem, variant, prompting=prompting))
-        _check_context(model, problem, len(ids), settings.max_new_tokens)
-        rows += [
-            Row(problem.id, sample, variant, condition, ids) for sample in range(samples) for condition in conditions
-        ]
-    return tuple(rows)
+    listed = check_problems(problems)
+    prompts = [tuple(model.to_ids(problem, variant, prompting=prompting)) for problem in listed]
+    _check_context(model, listed, [len(ids) for ids in prompts], settings.max_new_tokens)
+    return tuple(
+        Row(problem.id, sample, variant, condition, ids)
+        for problem, ids in zip(listed, prompts, strict=True)
+        for sample in range(samples)
+        for condition in conditions
+    )
 
 
 def default_rows(model: HookedReasoner, max_new_tokens: int, engine: str = "packed") -> int:
@@ -118,10 +125,13 @@ def _check_interventions(model: HookedReasoner, condition: Condition) -> None:
             )
 
 
-def _check_context(model: HookedReasoner, problem: Problem, prompt: int, new: int) -> None:
-    if prompt + new > model.context:
+def _check_context(model: HookedReasoner, problems: Sequence[Problem], prompts: Sequence[int], new: int) -> None:
+    """Refuse what the longest prompt leaves no room for."""
+    longest, problem = max(zip(prompts, (each.id for each in problems), strict=True), key=lambda pair: pair[0])
+    if longest + new > model.context:
+        room = model.context - longest
+        remedy = f"lower max_new_tokens to {room} or less" if room > 0 else "leave that problem out"
         raise InputError(
-            f"problem {problem.id!r} has a prompt of {prompt} tokens, and with {new} new tokens it "
-            f"overflows the context of {model.name} ({model.context}); lower max_new_tokens to "
-            f"{max(model.context - prompt, 0)} or less"
+            f"problem {problem!r} has the longest prompt, {longest} tokens, and with {new} new tokens it overflows the "
+            f"context of {model.name} ({model.context}); {remedy}"
         )

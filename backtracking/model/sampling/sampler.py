@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import InputError
+from backtracking.core.given import whole
 from backtracking.core.interventions import BASELINE, Conditions, conditions_of
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
@@ -103,13 +104,11 @@ def memory_for(
     Raises:
         InputError: `rows` is below 1, or not even one row fits.
     """
-    if rows is not None and rows < 1:
-        raise InputError(f"rows is {rows}; a batch needs at least 1 row")
-    most = rows or default_rows(model, settings.max_new_tokens, engine)
+    most = default_rows(model, settings.max_new_tokens, engine) if rows is None else whole("rows", rows)
     return plan_memory(
         model,
         rows=min(most, len(plan)),
-        prefixes=len({Prefix.of(row.prompt_ids, row.condition.interventions) for row in plan}),
+        prefixes=len({Prefix.of(row.prompt_ids, row.condition.interventions, row.prompt_tokens) for row in plan}),
         prompt=max(len(row.prompt_ids) for row in plan),
         new=settings.max_new_tokens,
         captured=captured,

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from backtracking.core.errors import InputError
 from backtracking.core.grading import grade
 from backtracking.core.onsets import find_onsets
 from backtracking.model.organism.grammar import draw_document
@@ -54,6 +55,9 @@ def test_bad_requests_are_refused():
         organism_problems(1, difficulty="extreme")
     with pytest.raises((ValueError, TypeError), match="split"):
         organism_problems(1, split="test")
+    with pytest.raises(InputError, match="after 2487 problems no easy one is left.*ask for at most 2487"):
+        organism_problems(10_000, difficulty="easy")
+    assert len(organism_problems(2487, difficulty="easy")) == 2487
 
 
 def test_the_librarys_detector_and_grader_agree_with_the_record():
