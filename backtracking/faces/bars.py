@@ -34,6 +34,8 @@ class Bars:
             disable=not self._moving,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._told: set[str] = set()
+        """Tasks that have a plain line and are not done: their last line is to say that they are."""
         self._last_line = clock()
 
     def __enter__(self) -> "Bars":
@@ -49,8 +51,9 @@ class Bars:
             if task not in self._tasks:
                 self._tasks[task] = self._progress.add_task(task, total=total)
             self._progress.update(self._tasks[task], completed=done, total=total)
-        elif not self._quiet and self._clock() - self._last_line >= EVERY:
+        elif not self._quiet and (self._clock() - self._last_line >= EVERY or (task in self._told and done >= total)):
             self._last_line = self._clock()
+            self._told = self._told - {task} if done >= total else self._told | {task}
             self._console.print(f"{task}: {done} of {total}", markup=False, soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from backtracking.core.interventions import BASELINE
 from backtracking.experiments.comparison import Comparison
 from backtracking.faces.methods import common_methods
-from backtracking.faces.report_content import Grid, Report, checks_grid, ledger_grid, points, provenance_grid
+from backtracking.faces.report_content import Grid, Report, checks_grid, examples, ledger_grid, points, provenance_grid
 from backtracking.measures.conditions import ConditionRow, PairedRow
 
 
@@ -28,7 +28,7 @@ def compose(result: Comparison) -> Report:
             ledger_grid(result.comparison),
             provenance_grid(result.manifest, result.config),
         ),
-        examples=_examples(result),
+        examples=examples(result.completions, result.events),
     )
 
 
@@ -164,16 +164,3 @@ def _onsets_grid(result: Comparison) -> Grid:
         ("trigger", "use", "occurrences"),
         tuple((marker, use, str(n)) for (marker, use), n in sorted(counted.items())),
     )
-
-
-def _examples(result: Comparison) -> tuple[tuple[str, str], ...]:
-    """The first completion with an onset of each condition, or else its first one."""
-    pairs = list(zip(result.events, result.completions, strict=True))
-    found = []
-    for condition in result.conditions:
-        arm = [pair for pair in pairs if pair[0].condition == condition.name]
-        event, completion = next((pair for pair in arm if pair[0].has_backtracking_strict), arm[0])
-        where = f"{condition.name}, problem {event.example_id}, sample {event.sample_id}"
-        heading = f"{where}: {event.verdict}, {event.finish_reason}"
-        found.append((heading, completion.text))
-    return tuple(found)

@@ -81,7 +81,7 @@ def import_run(
 ) -> None:
     """Make a run folder of the published study a run of ours: events, regraded verdicts, tables, report.
 
-    Example: backtracking import-run ../shared/data/published_runs/20251223_232541
+    Example: backtracking import-run runs_of_the_study/20251223_232541
     """
     from backtracking.experiments.import_run import import_run
     from backtracking.faces.import_report import compose_import, write_import_report

@@ -32,6 +32,10 @@ RunId = Annotated[
     str | None,
     typer.Option("--run-id", help="Run to work on; the current one if not given.", autocompletion=run_ids),
 ]
+NewRunId = Annotated[
+    str | None,
+    typer.Option("--run-id", help="Name of the run; made of the time and the config's name if not given."),
+]
 Phase1Run = Annotated[
     str | None,
     typer.Option(

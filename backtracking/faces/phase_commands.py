@@ -9,7 +9,7 @@ import typer
 
 from backtracking.faces import phase2_commands
 from backtracking.faces.bars import Bars
-from backtracking.faces.options import AsJson, Config, Quiet, RunId, Variant
+from backtracking.faces.options import AsJson, Config, NewRunId, Quiet, RunId, Variant
 from backtracking.faces.output import answer
 from backtracking.faces.phase_steps import open_named, phase1_step, report
 
@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
         app.command(name, rich_help_panel=None if name in ("plan", "config-keys") else PANELS[phase])(command)
 
 
-def init_run(config: Config, run_id: RunId = None, as_json: AsJson = False) -> None:
+def init_run(config: Config, run_id: NewRunId = None, as_json: AsJson = False) -> None:
     """Begin a run of a config and make it the current one.
 
     Example: backtracking init-run --config configs/organism_phase1.yaml

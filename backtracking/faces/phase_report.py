@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from backtracking.experiments.phase1 import Phase1
+from backtracking.experiments.phase1 import RANDOM, Phase1
 from backtracking.experiments.phase2 import Phase2
 from backtracking.faces.grids import folded
 from backtracking.faces.methods import phase_methods
 from backtracking.faces.phase_findings import findings, warnings
 from backtracking.faces.phase_grids import phase1_grids, phase2_grids, without_draws
 from backtracking.faces.report import write_pages
-from backtracking.faces.report_content import Grid, Report, checks_grid, ledger_grid, provenance_grid
+from backtracking.faces.report_content import Grid, Report, checks_grid, examples, ledger_grid, provenance_grid
 from backtracking.faces.run_figures import example_of, figures_of_run
 from backtracking.model.tokens import tokens_that_begin
 
@@ -41,7 +41,9 @@ def compose_phases(first: Phase1, second: Phase2 | None) -> Report:
         grids=(*phase1_grids(first), *(() if second is None else phase2_grids(second))),
         methods=phase_methods(study.config),
         about=_about(first),
-        examples=_examples(first),
+        examples=examples(
+            [each for each in first.completions if not each.condition.startswith(f"{RANDOM}_")], first.events
+        ),
     )
 
 
@@ -60,16 +62,3 @@ def _about(first: Phase1) -> tuple[Grid, ...]:
         ledger_grid(without_draws(first.comparison)),
         provenance_grid(study.folder.manifest(), study.config),
     )
-
-
-def _examples(first: Phase1) -> tuple[tuple[str, str], ...]:
-    """The first completion of the main arms."""
-    found: dict[str, tuple[str, str]] = {}
-    for completion in first.completions:
-        name = completion.condition
-        if name not in found and not name.startswith("random_ablation_"):
-            heading = (
-                f"{name}, problem {completion.problem_id}, sample {completion.sample_id}: {completion.finish_reason}"
-            )
-            found[name] = heading, completion.text
-    return tuple(found.values())

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backtracking.core.canary import Canary
+from backtracking.core.completions import Completion
+from backtracking.core.events import Event
 from backtracking.core.statistics import Estimate
 from backtracking.experiments.config import Config
 from backtracking.measures.conditions import ConditionComparison
@@ -37,6 +39,28 @@ class Report:
     """What the results rest on: self-check, receipts, the grading ledger, provenance."""
     examples: tuple[tuple[str, str], ...]
     """Heading and text of a few completions, just as the model wrote them."""
+
+
+def examples(completions: Sequence[Completion], events: Sequence[Event]) -> tuple[tuple[str, str], ...]:
+    """What the first condition wrote where it first backtracks, and what the others made of that problem and sample."""
+    found = {(each.example_id, each.sample_id, each.variant, each.condition): each for each in events}
+    rows = [(c, found[c.problem_id, c.sample_id, c.variant, c.condition]) for c in completions]
+    own = [row for row in rows if row[0].condition == rows[0][0].condition]
+    chosen, _ = next((row for row in own if row[1].has_backtracking_strict), own[0])
+    shown = []
+    for completion, event in rows:
+        if (completion.problem_id, completion.sample_id, completion.variant) == (
+            chosen.problem_id,
+            chosen.sample_id,
+            chosen.variant,
+        ):
+            backtracks = "backtracks" if event.has_backtracking_strict else "does not backtrack"
+            heading = (
+                f"{completion.condition}, problem {chosen.problem_id}, sample {chosen.sample_id}: {backtracks}, "
+                f"{event.verdict}, {completion.finish_reason}"
+            )
+            shown.append((heading, completion.text))
+    return tuple(shown)
 
 
 def checks_grid(checks: Sequence[Check]) -> Grid:

@@ -45,13 +45,13 @@ def test_tables_and_pages_hold_any_text(tmp_path):
     assert "\\ud800" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.timeout(120)  # for a hang: linear takes a second
+@pytest.mark.timeout(45)  # for a hang: linear takes half a second
 @pytest.mark.parametrize(
     "piece", ["1 ", "1+", "1.", "5:30", "1+1=3 ", "1x", "$1", "1e9", "1\u2009", "3 1/2", "2 \\times "]
 )
 def test_number_dense_text_does_not_hang(piece):
     """It took 70 s for 200,000 characters of `1+1=3 `: every number searched all the rest of the text."""
-    times = 400_000 // len(piece)
+    times = 200_000 // len(piece)
     assert len(tuple(find_numerals(piece * times))) >= 1
 
 

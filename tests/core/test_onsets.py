@@ -260,5 +260,5 @@ def test_a_realistic_trace() -> None:
     ],
 )
 def test_a_long_text_does_not_hang(unit: str) -> None:
-    text = unit * (400_000 // len(unit))
+    text = unit * (200_000 // len(unit))
     assert find_onsets("Wait, " + text, question="how long do they wait in line")

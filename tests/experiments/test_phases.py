@@ -90,6 +90,11 @@ def test_every_step_has_its_table_and_the_report_answers_four_questions(finished
     ):
         assert answer.startswith(question)
     assert "attn.1.h0" in report.findings[0]
+    headings = [heading for heading, _ in report.examples]
+    assert [heading.split(",")[0] for heading in headings] == ["baseline", "targeted_ablation", "ban"]
+    assert len({heading.split(":")[0].partition(",")[2] for heading in headings}) == 1, "one problem and sample"
+    assert ": backtracks, " in headings[0]
+    assert any(word in report.examples[0][1] for word in ("Wait", "Actually", "Hold on"))
     markdown, page = write_phase_report(first, second)
     text = page.read_text()
     assert all(grid.title in text for grid in report.grids)
@@ -311,10 +316,10 @@ def test_a_plan_counts_before_anything_runs(tmp_path):
     assert found.rate > 0 and found.memory.rows == 48
     assert found.device_hours == pytest.approx(found.tokens / found.rate / 3600)
     assert found.seconds_on(1) == pytest.approx(found.seconds)
-    # units of 64 rows at once and 4 rounds: the random ablations are 4, the subset sweep 2, each other stage one
-    many, two = by_name["random ablations"].tokens, by_name["subset sweep"].tokens
-    assert (by_name["random ablations"].completions, by_name["subset sweep"].completions) == (960, 288)
-    assert found.seconds_on(4) * found.rate == pytest.approx(found.tokens - many - two + many / 4 + two / 2)
+    # units of 64 rows at once and 4 rounds: the random ablations are 4, each other stage one
+    many, subsets = by_name["random ablations"], by_name["subset sweep"]
+    assert (many.completions, subsets.completions) == (960, 4 * 48)  # two sites, both of them, a random direction
+    assert found.seconds_on(4) * found.rate == pytest.approx(found.tokens - many.tokens * 3 / 4)
     assert any("machine-hours (CPU)" in line for line in found.lines())
     with pytest.raises(InputError, match="workers is 0"):
         plan(config_in(tmp_path / "runs"), workers=0)

@@ -35,6 +35,15 @@ def test_a_pipe_gets_a_plain_line_now_and_then_and_no_control_character():
     assert "\r" not in text
 
 
+def test_a_task_of_which_a_line_spoke_says_when_it_is_done():
+    console, clock = Console(file=io.StringIO(), force_terminal=False), Clock()
+    with Bars(console=console, clock=clock) as bars:
+        for now, task, done in ((16, "a", 3), (17, "b", 9), (18, "a", 9), (19, "a", 9), (20, "b", 9)):
+            clock.now = now
+            bars.update(task, done, 9)
+    assert console.file.getvalue().splitlines() == ["a: 3 of 9", "a: 9 of 9"]
+
+
 def test_what_is_done_soon_says_nothing_in_a_pipe():
     assert drawn(Console(file=io.StringIO(), force_terminal=False), seconds=0.1) == ""
 

@@ -113,7 +113,7 @@ def rows_of(model, conditions, settings):
     )
 
 
-@pytest.mark.parametrize(("family", "seats"), [("llama", 6), ("gemma2", None), ("mistral", None), ("gpt2", 6)])
+@pytest.mark.parametrize(("family", "seats"), [("llama", 6), ("gemma2", None), ("mistral", None), ("gpt2", None)])
 def test_it_samples_what_the_passes_sample_one_by_one(family, seats):
     model = tiny_model(family)
     conditions = settled(model)

@@ -1,12 +1,14 @@
 """The grammar is deterministic, its splits are disjoint, and its language has no stray trigger."""
 
 import random
+import re
 
 import pytest
 
 from backtracking.core.errors import InputError
 from backtracking.core.grading import grade
 from backtracking.core.onsets import find_onsets
+from backtracking.model.organism import problems
 from backtracking.model.organism.grammar import draw_document
 from backtracking.model.organism.problems import DIFFICULTIES, LARGEST, draw_story, organism_problems
 
@@ -55,9 +57,16 @@ def test_bad_requests_are_refused():
         organism_problems(1, difficulty="extreme")
     with pytest.raises((ValueError, TypeError), match="split"):
         organism_problems(1, split="test")
-    with pytest.raises(InputError, match="after 2487 problems no easy one is left.*ask for at most 2487"):
+
+
+def test_more_problems_than_there_are_are_refused_with_the_most_that_can_be_had(monkeypatch):
+    monkeypatch.setattr(problems, "DRAWS", 1)  # the first number drawn twice is taken for the end
+    with pytest.raises(InputError, match="no easy one is left") as refused:
         organism_problems(10_000, difficulty="easy")
-    assert len(organism_problems(2487, difficulty="easy")) == 2487
+    most = int(re.search(r"ask for at most (\d+)", str(refused.value))[1])
+    assert len(organism_problems(most, difficulty="easy")) == most
+    with pytest.raises(InputError, match="no easy one is left"):
+        organism_problems(most + 1, difficulty="easy")
 
 
 def test_the_librarys_detector_and_grader_agree_with_the_record():
