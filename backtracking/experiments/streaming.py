@@ -81,6 +81,7 @@ def analyse(
     workers: int = 1,
     seed: int = 0,
     margin: float = 0.05,
+    draws: str | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
     """Find the onsets of all completions, grade them, and compare the conditions.
@@ -96,6 +97,7 @@ def analyse(
         workers: Processes that read parts side by side.
         seed: Of the intervals.
         margin: Accuracy that a condition may lose and still be called non-inferior, as a share.
+        draws: How the names of random draws begin, which are no hypotheses: they have rates and no paired row.
         progress: Told how many parts are done.
 
     Raises:
@@ -107,10 +109,10 @@ def analyse(
     reading = _Reading.of(check_problems(problems), lexicon, prompting or Prompting())
     for done, _ in enumerate(_read_all(jobs, reading, workers), start=1):
         tell("reading completions", done, len(jobs))
-    comparisons = {
-        variant: compare_arms(arms, seed=seed, margin=margin)
-        for variant, arms in count_tables(_columns(job.events) for job in jobs).items()
-    }
+    comparisons = {}
+    for variant, arms in count_tables(_columns(job.events) for job in jobs).items():
+        drawn = [name for name in arms if draws is not None and name.startswith(draws)]
+        comparisons[variant] = compare_arms(arms, seed=seed, margin=margin, unpaired=drawn)
     completions = _join([job.events for job in jobs], folder / "events.parquet", schema(Event))
     onsets = _join([job.onsets for job in jobs], folder / "onsets.parquet", schema(OnsetRow))
     _save(comparisons, folder / "tables")

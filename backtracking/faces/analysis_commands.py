@@ -23,13 +23,14 @@ def analyse(
     """Find onsets, grade and compare conditions, file after file, however many completions there are.
 
     Writes events.parquet, onsets.parquet and tables; an analysis that was interrupted continues. Of a run its own
-    config says what a trigger is; its forks are left out, since they continue other completions.
+    config says what a trigger is; its forks are left out, since they continue other completions, and random draws have
+    rates alone, since they are no hypotheses.
 
     Example: backtracking analyse runs/20261121_061916_demo --workers 2
     """
     from backtracking.core.errors import MissingFileError
     from backtracking.experiments.config import Config, load_config
-    from backtracking.experiments.phase1 import FORKED
+    from backtracking.experiments.phase1 import FORKED, RANDOM
     from backtracking.experiments.problem_sets import load_problems
     from backtracking.experiments.streaming import analyse as analyse_parts
     from backtracking.faces.condition_table import print_conditions
@@ -50,6 +51,7 @@ def analyse(
             workers=workers,
             seed=config.run.seed,
             margin=config.analysis.accuracy_margin,
+            draws=None if config.conditions else f"{RANDOM}_",
             progress=bars.update,
         )
     if not quiet and not as_json:

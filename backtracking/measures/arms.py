@@ -5,7 +5,7 @@ their tests, and rows as flat tables.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 
 import pandas as pd
 
@@ -127,4 +127,7 @@ def frame(rows: Sequence[object], kind: type) -> pd.DataFrame:
             found = value or dict.fromkeys(("value", "low", "high"), float("nan"))
             line |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
         lines.append(line)
-    return pd.DataFrame(lines)
+    columns = []
+    for field in fields(kind):
+        columns += [field.name, *(f"{field.name}_{end}" for end in ("low", "high") if field.name in estimates)]
+    return pd.DataFrame(lines, columns=columns)

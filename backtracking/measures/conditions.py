@@ -4,7 +4,7 @@ Rates are never pooled over conditions. Intervals resample problems; arms are pa
 (problem, sample, variant), whose noise they share.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -131,8 +131,16 @@ def compare_conditions(events: Sequence[Event], *, seed: int = 0, margin: float 
     return compare_arms(count_arms(events), seed=seed, margin=margin)
 
 
-def compare_arms(arms: Mapping[str, ArmCounts], *, seed: int = 0, margin: float = 0.05) -> ConditionComparison:
+def compare_arms(
+    arms: Mapping[str, ArmCounts], *, seed: int = 0, margin: float = 0.05, unpaired: Collection[str] = ()
+) -> ConditionComparison:
     """The comparison of `compare_conditions` from counts by problem, as `arm_counts` makes them.
+
+    Args:
+        arms: Counts by condition.
+        seed: Of the bootstrap.
+        margin: Accuracy a condition may lose and still be called non-inferior, as a share.
+        unpaired: Conditions that are no hypotheses, such as random draws: they have rates and no paired row.
 
     Raises:
         InputError: A condition lacks rows that the baseline has, or the margin is not between 0 and 1.
@@ -141,7 +149,7 @@ def compare_arms(arms: Mapping[str, ArmCounts], *, seed: int = 0, margin: float 
         raise InputError(f"the margin is {margin}; give a share between 0 and 1, such as 0.05 for five points")
     return ConditionComparison(
         rows=tuple(_row(arm, seed) for arm in arms.values()),
-        paired=_paired(arms, seed, margin),
+        paired=_paired({name: arm for name, arm in arms.items() if name not in unpaired}, seed, margin),
         by_problem=tuple(row for arm in arms.values() for row in _problem_rows(arm)),
     )
 

@@ -240,6 +240,11 @@ def test_analyse_reads_a_run_as_its_config_says(finished, tmp_path):
     found = {row["condition"]: row for row in json.loads(done.stdout)["conditions"]["a"]}
     for arm in ("baseline", "ban", "targeted_ablation"):
         assert found[arm]["backtracking"] == pytest.approx(own.loc[arm, "backtracking"])
+    assert len([name for name in found if name.startswith("random_ablation_")]) == 20
+    paired = pd.read_csv(tmp_path / "tables" / "paired_differences_a.csv")
+    assert "targeted_ablation" in set(paired["condition"])
+    assert not paired["condition"].str.startswith("random_ablation_").any()
+    assert paired["backtracking_p_holm"].tolist() == pytest.approx(holm(paired["backtracking_p"].tolist()))
 
 
 def test_phase_2_runs_on_a_phase_1_whose_generations_are_gone(finished, tmp_path):

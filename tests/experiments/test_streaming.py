@@ -66,6 +66,18 @@ def test_parts_give_the_numbers_of_all_events_in_memory(completions, tmp_path, s
     assert pd.read_csv(found.folder / "tables" / "conditions.csv")["completions"].tolist() == [36, 36, 36]
 
 
+def test_random_draws_have_rates_also_of_fewer_samples_and_are_no_hypotheses(completions, tmp_path):
+    fewer = [replace(c, condition="draw_1") for c in completions if c.condition == "off" and c.sample_id < 1]
+    files = saved([*completions, *fewer], tmp_path, 40)
+    with pytest.raises(InputError, match="draw_1"):
+        analyse(files, PROBLEMS, out=tmp_path / "refused")
+    (found,) = analyse(files, PROBLEMS, out=tmp_path / "out", draws="draw_").comparisons.values()
+    (without,) = analyse(saved(completions, tmp_path, 50), PROBLEMS, out=tmp_path / "w").comparisons.values()
+    assert found.paired == without.paired
+    assert [row.condition for row in found.rows] == ["baseline", "off", "ban", "draw_1"]
+    assert found.row("draw_1").completions == 12
+
+
 def test_arms_in_any_order_of_rows_are_paired_by_their_keys(completions, tmp_path):
     shuffled = random.Random(1).sample(completions, len(completions))
     (found,) = analyse(saved(shuffled, tmp_path, 10), PROBLEMS, out=tmp_path / "out").comparisons.values()
