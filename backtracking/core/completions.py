@@ -55,6 +55,19 @@ class Completion:
         if self.offsets and len(self.offsets) != len(self.ids):
             raise InputError(f"{len(self.offsets)} offsets cannot be those of {len(self.ids)} sampled ids")
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt proper, where the scope `decode` begins.
+
+        Fewer than the prompt ids where a text was cut and continued: there the receipts say how many were prompt.
+        """
+        for receipt in self.receipts:
+            if receipt.intervention.endswith("@prompt"):
+                return receipt.positions
+            if receipt.intervention.endswith("@decode"):
+                return len(self.prompt_ids) + len(self.ids) - 1 - receipt.positions
+        return len(self.prompt_ids)
+
     def token_at(self, char: int) -> int:
         """Index among the sampled ids of the token that holds character `char` of the text.
 

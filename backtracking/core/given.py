@@ -1,6 +1,7 @@
 """Checks of what a caller gave that several layers share."""
 
 import operator
+from numbers import Real
 from typing import Any
 
 from backtracking.core.errors import InputError
@@ -12,10 +13,20 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     Raises:
         InputError: It is no whole number, or below `least`.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name} is {value!r}; give a whole number of at least {least}") from None
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
+    number = operator.index(value)
     if number < least:
         raise InputError(f"{name} is {number}; at least {least} is needed")
     return number
+
+
+def number(name: str, value: Any) -> float:
+    """The value as a float.
+
+    Raises:
+        InputError: It is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{name} is {value!r}; give a number")
+    return float(value)

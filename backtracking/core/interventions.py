@@ -147,8 +147,10 @@ class Condition:
 
     def __init__(self, name: str, interventions: Sequence[Intervention | str] = ()) -> None:
         """Take interventions as values or in their text form."""
-        if isinstance(interventions, str):
+        if not isinstance(interventions, Sequence) or isinstance(interventions, str):
             raise InputError(f"the interventions of {name!r} are given as a list; write [{interventions!r}]")
+        if not isinstance(name, str):
+            raise InputError(f"the name of a condition is text, not {name!r}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "interventions", tuple(map(parse_intervention, interventions)))
         if not name.strip():
@@ -174,8 +176,10 @@ def parse_intervention(text: str | Intervention) -> Intervention:
     Raises:
         InputError: The text is not of that form, or names no possible site.
     """
-    if not isinstance(text, str):
+    if isinstance(text, Intervention):
         return text
+    if not isinstance(text, str):
+        raise InputError(f"{text!r} is no intervention; give Scale, Add, Replace, Project or Ban, or its text form")
     stripped = text.strip()
     if ban := re.fullmatch(r"ban\((?P<triggers>[^()]*)\)", stripped):
         return Ban([trigger.strip() for trigger in ban["triggers"].split("|")])

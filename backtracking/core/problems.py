@@ -1,5 +1,6 @@
 """A problem: what the model is asked and what the right answer is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,12 @@ def check_problems(problems: Any) -> tuple[Problem, ...]:
     Raises:
         InputError: The set is empty, holds something else, or two problems share an id.
     """
-    if isinstance(problems, Problem | str) or not all(isinstance(each, Problem) for each in problems):
-        raise InputError("problems are given as a list of Problem, as load_problems makes one")
+    if not isinstance(problems, Iterable) or isinstance(problems, str):
+        raise InputError(f"problems are a list of Problem, as load_problems makes one, not {problems!r:.80}")
+    problems = tuple(problems)
+    wrong = [each for each in problems if not isinstance(each, Problem)]
+    if wrong:
+        raise InputError(f"problems are a list of Problem, as load_problems makes one; {wrong[0]!r:.80} is none")
     if not problems:
         raise InputError("the problem set is empty; give at least one problem")
     seen: set[str] = set()
@@ -43,4 +48,4 @@ def check_problems(problems: Any) -> tuple[Problem, ...]:
         if str(problem.id) in seen:
             raise InputError(f"two problems have the id {problem.id!r}; ids must be unique")
         seen.add(str(problem.id))
-    return tuple(problems)
+    return problems

@@ -5,6 +5,7 @@ they are; `conditions` is ours. An unknown key is an error that names the neares
 """
 
 import difflib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,20 @@ from backtracking.experiments.config_sections import (
 )
 from backtracking.experiments.phase2_sections import Phase2Section
 from backtracking.model.sampling.plan import Settings
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """How a report is written."""
+
+    wanted: bool = True
+    copies: tuple[Path, ...] = ()
+    """Where `report.md` goes besides the run's folder."""
+    images: bool = False
+    """Whether figures are written as pictures too."""
+
+
+AS_USUAL = Reporting()
 
 
 class Config(Section):
@@ -75,15 +90,14 @@ class Config(Section):
         variants = tuple(Variant(each.name, each.think_open, each.think_close) for each in section.formatting_variants)
         return Prompting(section.template, section.system_prompt, variants)
 
-    def reporting(self) -> ReportSection:
-        """How the run reports: what `report` says and, where there is a phase 2, what its own section says besides."""
-        if self.phase2 is None:
-            return self.report
-        first, second = self.report, self.phase2.report
-        return ReportSection(
-            make_report=first.make_report and second.make_report,
-            report_path=second.report_path or first.report_path,
-            images=first.images or second.images,
+    def reporting(self, *, both: bool = True) -> Reporting:
+        """How a report is written: that of both phases as both sections say, or that of phase 1 alone."""
+        second = self.phase2.report if both and self.phase2 is not None else None
+        sections = [self.report] if second is None else [self.report, second]
+        return Reporting(
+            wanted=all(each.make_report for each in sections),
+            copies=tuple(dict.fromkeys(Path(each.report_path) for each in sections if each.report_path is not None)),
+            images=any(each.images for each in sections),
         )
 
     def settings(self) -> Settings:

@@ -34,11 +34,12 @@ def reference() -> str:
     found = [
         "# Keys of a config file",
         "",
-        "Written by `backtracking config-keys --markdown`. Every key may be left out; an unknown one is refused.",
+        "Written by `backtracking config-keys --markdown`. Every key with a default may be left out; an unknown one is",
+        "refused.",
     ]
     section = ""
     for key in config_keys():
-        inside = key.name.rpartition(".")[0]
+        inside = key.name.partition("[]")[0].rpartition(".")[0]
         if not found[-1].startswith("|") or inside != section:
             title = inside or "On its own"
             found += ["", f"## {title}", "", "| key | values | default | meaning |", "|---|---|---|---|"]
@@ -55,8 +56,11 @@ def _keys(schema: dict[str, Any], part: dict[str, Any], prefix: str) -> list[Key
         if inner is not None:
             sections += _keys(schema, inner, f"{prefix}{name}.")
             continue
-        default = json.dumps(given.get("default"), ensure_ascii=False)
+        default = json.dumps(given["default"], ensure_ascii=False) if "default" in given else "required"
         found.append(Key(prefix + name, _values(schema, given), default, given.get("description", "")))
+        of_each = _section(schema, given.get("items", {}))
+        if of_each is not None:
+            found += _keys(schema, of_each, f"{prefix}{name}[].")
     return found + sections
 
 

@@ -23,7 +23,7 @@ class RunSection(Section):
     name: str = "run"
     """Ends the name of the run's folder."""
     seed: int = 0
-    """Of everything random: sampling, resampling, matching."""
+    """Of sampling, resampling and matching: of everything random that has no seed of its own."""
     run_id: str | None = Field(default=None, pattern=r"^[\w][\w.-]*$")
     """Name of the run's folder; made of the time and `name` if not given."""
     output_dir: str = "runs"
@@ -113,7 +113,7 @@ class GenerationSection(Section):
     batch_size: int | None = Field(default=None, ge=1)
     """Rows decoded together at most; as many as pay and fit if not given."""
     engine: Engine = "packed"
-    """packed; graphed, with CUDA graphs; or bridge, slow, for architectures without a key-value cache."""
+    """packed; graphed, with CUDA graphs; or bridge, slow, for what packed refuses: it then names the reason."""
     variant: str | None = None
     """Formatting variant of a run; the first one if not given."""
 
@@ -169,7 +169,7 @@ class AblationGenerationSection(Section):
     """Whether the selected sites are switched off while sampling, beside random ones."""
     mode: Literal["scale"] = "scale"
     """Accepted from the seeds."""
-    scale: float = 0.0
+    scale: float = Field(default=0.0, allow_inf_nan=False)
     """What the selected sites are multiplied by: 0 removes them."""
     random_control_seed: int = 999
     """Of the random draws."""

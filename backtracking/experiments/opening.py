@@ -1,11 +1,13 @@
 """Opening a study: the unfinished run of a config or a new one, and a run that exists."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from backtracking.core.atomic import writing
 from backtracking.core.canary import gold_canary
-from backtracking.core.errors import InputError, MissingFileError
+from backtracking.core.errors import InputError, MissingFileError, UnwritableFileError
 from backtracking.experiments.config import Config, load_config
 from backtracking.experiments.executors import Executor, LocalExecutor
 from backtracking.experiments.manifests import digest
@@ -51,6 +53,7 @@ def open_study(
     """
     config = config if isinstance(config, Config) else load_config(config)
     require_sinks(config.run.log_sinks)
+    _require_places(config.reporting().copies)
     problems = problems_of(config)
     canary = gold_canary([problem.gold for problem in problems], seed=config.run.seed)
     config_hash = config_hash_of(config, problems)
@@ -74,7 +77,7 @@ def open_study(
         mend(folder, config, problems, canary)
     make_current(folder)
     folder.log("started" if new else "continued", problems=len(problems))
-    return Study(config, folder, problems, progress or _silent, lock, executor or LocalExecutor())
+    return Study(config, folder, problems, progress or _silent, lock, executor or LocalExecutor(), begun_here=new)
 
 
 @contextmanager
@@ -86,15 +89,17 @@ def working(
     A run that is begun here and refused before anything is sampled, as for a model or site that does not exist,
     is taken back: no folder is left, and the run that was the current one is so again.
     """
-    runs = Path(config.run.output_dir)
-    there, current = set(runs.glob("*")), current_name(runs)
+    current = current_name(Path(config.run.output_dir))
     study = open_study(config, progress=progress, resume=resume, executor=executor)
     try:
         yield study
     except InputError:
-        if study.folder.path not in there and not study.folder.groups():
+        if study.begun_here and not study.folder.groups():
             study.release()
-            take_back(study.folder, current=current)
+            try:
+                take_back(study.folder, current=current)
+            except UnwritableFileError as failed:
+                logging.getLogger("backtracking").warning("the refused run was not removed: %s", failed)
         raise
 
 
@@ -120,6 +125,15 @@ def reopen(folder: RunFolder, config: Config, *, progress: Progress | None = Non
     if lock is not None:
         _tell_of_another_config(folder, config)
     return Study(config, folder, problems, progress or _silent, lock)
+
+
+def _require_places(copies: Sequence[Path]) -> None:
+    """Refuse a place for a copy of the report that no file can have, now and not after hours."""
+    for copy in copies:
+        if copy.is_dir():
+            raise InputError(f"report_path is {copy}, which is a folder; name a file in it, such as report.md")
+        with writing(copy):
+            copy.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _tell_of_another_config(folder: RunFolder, config: Config) -> None:

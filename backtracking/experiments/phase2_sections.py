@@ -21,9 +21,19 @@ def _site(text: str) -> str:
     return text
 
 
+def _distinct(factors: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse factors that would give two arms one name."""
+    names = [f"{factor:g}" for factor in factors]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the factor {twice} is given twice; keep one")
+    return factors
+
+
 SiteText = Annotated[str, AfterValidator(_site)]
 """A site such as `mlp.27`."""
-Factor = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_measurable)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Factor = Annotated[Finite, AfterValidator(_measurable)]
 """What a sweep multiplies sites by."""
 
 
@@ -45,7 +55,9 @@ class ScaleSweepSection(Section):
     """Whether the sweep is done."""
     subset: str | None = None
     """Name of a subset of the subset sweep; all selected sites if not given."""
-    scales: tuple[Factor, ...] = Field(default=(0.0, 0.25, 0.5, 0.75, 0.9), min_length=1)
+    scales: Annotated[tuple[Factor, ...], AfterValidator(_distinct)] = Field(
+        default=(0.0, 0.25, 0.5, 0.75, 0.9), min_length=1
+    )
     """Factors, an arm each: 0 removes the subset, 1 would leave it as it is."""
 
 
@@ -56,7 +68,7 @@ class ContinuationSection(Section):
     """Whether the chance of a trigger is measured at the decisions themselves."""
     max_events: int = Field(default=120, ge=1)
     """Onsets that are read at most."""
-    scales: tuple[Factor, ...] = Field(default=(0.0, 0.5), min_length=1)
+    scales: Annotated[tuple[Finite, ...], AfterValidator(_distinct)] = Field(default=(0.0, 0.5), min_length=1)
     """Factors by which each subset is multiplied there."""
     forks: bool = True
     """Cut at the onset and continue, with and without the interventions."""

@@ -11,7 +11,9 @@ from backtracking.experiments.phase2 import Phase2, adopt, run_phase2
 from backtracking.experiments.provenance import now
 from backtracking.experiments.runs import RunFolder
 from backtracking.experiments.study import Progress
+from backtracking.measures.component_sites import component_sites
 from backtracking.model.activations.description import check_sites
+from backtracking.model.reasoner import HookedReasoner
 
 
 def run_phases(
@@ -40,11 +42,9 @@ def run_phases(
     with working(config, progress=progress, resume=resume, executor=executor) as study:
         _ = study.checks
         notes: tuple[str, ...] = ()
-        if config.phase2 is not None:
-            for sites in (config.phase2.subset_sweep.subsets or {}).values():
-                check_sites(study.model, sites)
-            if config.phase2.phase1_run_id is not None:
-                notes = adopt(study, RunFolder(Path(config.run.output_dir) / config.phase2.phase1_run_id))
+        require_sites(study.model, config)
+        if config.phase2 is not None and config.phase2.phase1_run_id is not None:
+            notes = adopt(study, RunFolder(Path(config.run.output_dir) / config.phase2.phase1_run_id))
         first = run_phase1(study)
         second = None if config.phase2 is None else run_phase2(study, notes=notes)
         study.folder.write_manifest(finished=now())
@@ -54,3 +54,16 @@ def run_phases(
         study.log.end()
         study.release()
     return first, second
+
+
+def require_sites(model: HookedReasoner, config: Config) -> None:
+    """Refuse layers to scan and subsets to sweep that the model does not have, before anything is sampled.
+
+    Raises:
+        InputError: The message names the first.
+    """
+    analysis = config.analysis
+    layers = None if analysis.ablation_layers == "all" else analysis.ablation_layers
+    component_sites(model, analysis.ablation_components, layers, analysis.scan_heads)
+    for sites in ((config.phase2 and config.phase2.subset_sweep.subsets) or {}).values():
+        check_sites(model, sites)

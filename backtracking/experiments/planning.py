@@ -11,6 +11,7 @@ from backtracking.core.sites import Site
 from backtracking.experiments.config import Config
 from backtracking.experiments.models import open_model
 from backtracking.experiments.phase2 import default_subsets
+from backtracking.experiments.phases import require_sites
 from backtracking.experiments.run_problems import problems_of
 from backtracking.model.sampling import sample_units
 from backtracking.model.sampling.memory import GIB, MemoryPlan
@@ -147,6 +148,8 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2), work
         raise InputError(f"workers is {workers}; at least 1 is needed")
     problems = problems_of(config)
     model = open_model(config.model)
+    if not config.conditions:
+        require_sites(model, config)
     settings, samples = config.settings(), config.generation.num_samples_per_prompt
     options = {"variant": config.variant(), "prompting": config.prompts()}
     conditions: tuple[Condition, ...] = config.arms() if config.conditions else (BASELINE,)

@@ -131,14 +131,17 @@ def current_name(runs: Path) -> str | None:
 
 
 def take_back(folder: RunFolder, *, current: str | None) -> None:
-    """Remove a run in which nothing was done, and make the run that was current before it so again."""
+    """Remove a run in which nothing was done; the run that was current before it, or else the newest, is so again."""
     runs = folder.path.parent
     with writing(folder.path):
+        was_current = current_name(runs) == folder.run_id
         shutil.rmtree(folder.path)
-        if (runs / CURRENT).read_text(encoding="utf-8").strip() == folder.run_id:
-            (runs / CURRENT).unlink()
-            if current is not None:
-                make_current(RunFolder(runs / current))
+        if not was_current:
+            return
+        (runs / CURRENT).unlink(missing_ok=True)
+        left = sorted(path.parent.name for path in runs.glob("*/manifest.json"))
+        if left:
+            make_current(RunFolder(runs / (current if current in left else left[-1])))
 
 
 def _fresh_id(name: str) -> str:

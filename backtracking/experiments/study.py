@@ -47,6 +47,8 @@ class Study:
     """Keeps other processes from the run, until it is released or this value ends; None where it is only read."""
     executor: Executor = LocalExecutor()
     """Who samples."""
+    begun_here: bool = False
+    """Whether the run was begun by this process, now."""
 
     @cached_property
     def model(self) -> HookedReasoner:
@@ -214,7 +216,7 @@ class Study:
         if plans.setdefault(group, plan) != plan:
             raise InputError(
                 f"the completions of {group!r} in {self.folder.run_id} belong to another plan (other arms, prompts "
-                "or settings); start a new run"
+                "or settings, or those of an earlier version); start a new run"
             )
         self.folder.write_manifest(plans=plans)
         return plan

@@ -110,7 +110,7 @@ def run(
     from backtracking.faces.report import write_report
 
     loaded = load_config(config)
-    reports = loaded.reporting().make_report
+    reports = loaded.reporting().wanted
     with (
         executor_of(executor, address=address, workers=workers, gpus=gpus_per_worker, store=store) as chosen,
         Bars(quiet=quiet) as bars,

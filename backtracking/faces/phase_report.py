@@ -27,7 +27,7 @@ def write_phase_report(first: Phase1, second: Phase2 | None) -> tuple[Path, Path
         compose_phases(first, second),
         lambda theme: figures_of_run(study.folder, example=example, theme=theme),
         study.folder.path,
-        study.config.reporting(),
+        study.config.reporting(both=second is not None),
     )
 
 

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from backtracking.core.events import Event, table
 from backtracking.experiments.comparison import Comparison
-from backtracking.experiments.config_sections import ReportSection
+from backtracking.experiments.config import AS_USUAL, Reporting
 from backtracking.faces.comparison_report import compose
 from backtracking.faces.figures import (
     Theme,
@@ -73,19 +73,18 @@ def write_report(result: Comparison) -> tuple[Path, Path]:
     return write_pages(compose(result), figures, result.folder.path, result.config.reporting())
 
 
-def write_pages(report: Report, figures: Figures, folder: Path, how: ReportSection | None = None) -> tuple[Path, Path]:
+def write_pages(report: Report, figures: Figures, folder: Path, how: Reporting = AS_USUAL) -> tuple[Path, Path]:
     """Write a report's two pages and its figures.
 
     Args:
         report: What it says.
         figures: Draws its figures in a theme.
         folder: Of the run.
-        how: Whether pictures of the figures are written too, and where a copy of `report.md` goes.
+        how: Whether pictures of the figures are written too, and where copies of `report.md` go.
 
     Returns:
         The paths of `report.md` and `report.html`.
     """
-    how = how or ReportSection()
     light, dark = figures("light"), figures("dark")
     written = save_figures(
         light, folder / "figures", formats=("html", "json", "svg", "png") if how.images else ("html", "json")
@@ -104,9 +103,10 @@ def write_pages(report: Report, figures: Figures, folder: Path, how: ReportSecti
     page = environment.get_template("report.html.jinja").render(
         report=report, plotly=get_plotlyjs(), figures=embedded, long=LONG
     )
-    for file in (folder / "report.md", *(() if how.report_path is None else (Path(how.report_path),))):
-        write_text(file, markdown)
+    write_text(folder / "report.md", markdown)
     write_text(folder / "report.html", page)
+    for copy in how.copies:
+        write_text(copy, markdown)
     return folder / "report.md", folder / "report.html"
 
 

@@ -123,7 +123,7 @@ def _replayed(model: HookedReasoner, completion: Completion) -> Float[Tensor, "l
     if not all(0 <= token < model.cfg.d_vocab for token in (*prompt, *ids)):
         raise InputError(f"{where} has ids that {model.name} does not have; give the model that wrote it")
     names = [Site("resid_post", layer).hook_name for layer in range(model.cfg.n_layers)]
-    with model.intervening([_interventions(completion)], prompt_lengths=[len(prompt)]) as state:
+    with model.intervening([_interventions(completion)], prompt_lengths=[completion.prompt_tokens]) as state:
         logits, cache = model.run_with_cache(fed, names_filter=names, **last_logits_only(model))
     touched = {receipt.intervention: receipt.positions for receipt in completion.receipts}
     for receipt in state.receipts()[0]:

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import importlib.util
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Source:
 
 
 def load_model(
-    name: str,
+    name: str | Path,
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
@@ -72,6 +73,7 @@ def load_model(
             architecture that TransformerLens cannot bridge, or a placement or quantization that cannot be had
             here. The message names the remedy.
     """
+    name = os.fspath(name) if isinstance(name, Path) else name
     source = find(name)
     if source.local and revision is not None:
         raise InputError(f"revision {revision!r} was given, but {name} is local and has no history")

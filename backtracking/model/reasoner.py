@@ -233,11 +233,13 @@ class HookedReasoner:
         return logits[:, -1], cache
 
     def _tensor(self, ids: Ids) -> Int[Tensor, "row pos"]:
-        if isinstance(ids, str) or not len(ids):
+        if not isinstance(ids, Tensor | Sequence) or isinstance(ids, str):
             raise InputError(f"token ids are needed, not {ids!r}; take them from to_ids, or tokenizer.encode(text)")
         if not isinstance(ids, Tensor) and len({len(row) for row in ids if isinstance(row, Sequence)}) > 1:
             raise InputError("rows of different lengths cannot run together; run each alone, or pad them yourself")
         tensor = torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        if tensor.ndim not in (1, 2) or not tensor.numel():
+            raise InputError(f"ids have the shape {tuple(tensor.shape)}; give a row of ids, or rows of one length")
         return tensor[None] if tensor.ndim == 1 else tensor
 
     def _lengths(self, values: Sequence[int] | None) -> Int[Tensor, " row"] | None:

@@ -32,8 +32,9 @@ def prompt_ids(
         InputError: The template refuses the conversation, such as one with a system message, or the question is no
             text that can be encoded.
     """
-    if any("\ud800" <= character <= "\udfff" for character in problem.question):
-        raise InputError(f"problem {problem.id!r} holds half a character (a lone surrogate); mend its text")
+    given = (problem.question, prompting.template, prompting.system_prompt or "", variant.think_open)
+    if any("\ud800" <= character <= "\udfff" for character in "".join(given)):
+        raise InputError(f"the prompt of {problem.id!r} holds half a character (a lone surrogate); mend its text")
     text = rendered_prompt(tokenizer, problem.question, variant, prompting)
     ids = tokenizer.encode(text, add_special_tokens=False)
     bos = tokenizer.bos_token_id

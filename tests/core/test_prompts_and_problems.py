@@ -37,10 +37,12 @@ def test_problem_sets_are_checked():
         check_problems([Problem(1, "a", "1"), Problem("1", "b", "2")])
 
 
-@pytest.mark.parametrize("given", [Problem("a", "question", "1"), "question", ["question"], [None]])
+@pytest.mark.parametrize("given", [Problem("a", "question", "1"), "question", ["question"], [None], None, 3])
 def test_what_is_no_list_of_problems_is_named(given):
     with pytest.raises(InputError, match="a list of Problem, as load_problems makes one"):
         check_problems(given)
+    listed = [Problem("a", "question", "1"), Problem("b", "question", "2")]
+    assert check_problems(each for each in listed) == tuple(listed)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,7 @@ def test_what_is_no_list_of_problems_is_named(given):
         (1.5, "samples is 1.5; give a whole number"),
         ("2", "samples is '2'; give"),
         (None, "give"),
+        (True, "is True; give"),
         (0, "is 0; at least 1"),
     ],
 )

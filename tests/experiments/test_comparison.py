@@ -14,8 +14,9 @@ from backtracking.core.errors import InputError
 from backtracking.experiments import executors as job
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
-from backtracking.experiments.opening import open_study
-from backtracking.experiments.run_list import current_run
+from backtracking.experiments.opening import open_study, working
+from backtracking.experiments.run_list import current_run, make_current
+from backtracking.experiments.runs import RunFolder
 from backtracking.model.sampling import shares
 
 TABLES = ("conditions", "paired_differences", "receipts", "self_check")
@@ -163,6 +164,36 @@ def test_a_run_refused_where_there_was_none_leaves_no_current_one(config):
     with pytest.raises(InputError, match=r"mlp\.99 is out of range"):
         run_comparison(wrong)
     assert not list(Path(config.run.output_dir).iterdir())
+
+
+def test_a_folder_that_was_there_and_empty_is_taken_back_too_and_two_at_once_leave_the_run_that_exists(config):
+    one = run_comparison(config)
+    runs = one.folder.path.parent
+    (runs / "mine").mkdir()
+    named = config.model_copy(update={"run": config.run.model_copy(update={"run_id": "mine"})})
+    with pytest.raises(InputError, match="the first"), working(named):
+        other = config.model_copy(update={"run": config.run.model_copy(update={"seed": 9})})
+        with pytest.raises(InputError, match="the second"), working(other):
+            (runs / ".current_run_id").unlink()
+            raise InputError("the second")
+        raise InputError("the first")
+    assert [path for path in runs.iterdir() if path.is_dir()] == [one.folder.path]
+    with pytest.raises(InputError, match="the second"), working(named):
+        with pytest.raises(InputError, match="the first"), working(other):
+            make_current(RunFolder(runs / "mine"))
+            raise InputError("the first")
+        assert current_run(runs).run_id == "mine"
+        raise InputError("the second")
+    assert current_run(runs).run_id == one.folder.run_id
+
+
+def test_a_place_no_report_can_have_is_refused_before_anything_is_sampled(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, said in ((tmp_path, "is a folder; name a file in it"), (tmp_path / "file" / "x.md", "cannot write")):
+        report = config.report.model_copy(update={"report_path": str(path)})
+        with pytest.raises(InputError, match=said):
+            run_comparison(config.model_copy(update={"report": report}))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_begun_before_is_kept_when_it_is_refused(config):

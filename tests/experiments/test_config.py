@@ -7,7 +7,7 @@ import yaml
 
 from backtracking.core.errors import InputError
 from backtracking.core.prompts import VARIANTS
-from backtracking.experiments.config import Config, load_config
+from backtracking.experiments.config import Config, Reporting, load_config
 from backtracking.experiments.config_reference import config_keys, reference
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,9 @@ def test_every_shipped_config_loads_and_survives_a_round_trip(path):
         ("ablation_generation: {num_samples_per_prompt: 3}", "has 1 (generation.num_samples_per_prompt)"),
         ("phase2: {scale_sweep: {scales: [0, -1]}}", "a factor of -1"),
         ("phase2: {scale_sweep: {scales: []}}", "phase2.scale_sweep.scales: "),
+        ("phase2: {scale_sweep: {scales: [0.5, 0, 0.5]}}", "the factor 0.5 is given twice"),
         ("phase2: {continuation_ablation: {scales: []}}", "phase2.continuation_ablation.scales: "),
+        ("ablation_generation: {scale: .nan}", "ablation_generation.scale: "),
         ("phase2: {subset_sweep: {subsets: {a: []}}}", "phase2.subset_sweep.subsets.a: "),
         ("phase2: {subset_sweep: {subsets: {a: [foo.1]}}}", "cannot read the site 'foo.1'"),
         ("phase2: {subset_sweep: {subsets: {a: [mlp.1]}}, scale_sweep: {subset: b}}", "but the subsets are a"),
@@ -81,17 +83,18 @@ def test_the_reference_of_keys_is_that_of_the_sections():
     assert keys["generation.top_p"].values == "number > 0, ≤ 1"
     assert keys["phase2.scale_sweep.scales"].default == "[0.0, 0.25, 0.5, 0.75, 0.9]"
     assert keys["model.torch_dtype"].values == '"auto", "float32", "bfloat16", "float16" or null'
-    assert not [key.name for key in keys.values() if not key.meaning]
+    assert keys["prompting.formatting_variants[].think_open"].default == "required"
+    assert not [key.name for key in keys.values() if not key.meaning and not key.name.endswith("[].name")]
     assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == reference(), (
         "run: backtracking config-keys --markdown > docs/config.md"
     )
 
 
 def test_both_report_sections_count():
-    one = Config.model_validate({"report": {"report_path": "a.md", "images": True}})
-    both = Config.model_validate({"report": {"report_path": "a.md"}, "phase2": {"report": {"images": True}}})
+    first, second = {"report_path": "a.md"}, {"report_path": "b.md", "images": True}
+    config = Config.model_validate({"report": first, "phase2": {"report": second}})
+    assert config.reporting() == Reporting(True, (Path("a.md"), Path("b.md")), True)
+    assert config.reporting(both=False) == Reporting(True, (Path("a.md"),), False)
+    assert Config.model_validate({"report": second}).reporting() == Reporting(True, (Path("b.md"),), True)
     off = Config.model_validate({"report": {"make_report": False}, "phase2": {}})
-    for config in (one, both):
-        assert (config.reporting().report_path, config.reporting().images) == ("a.md", True)
-    assert one.reporting().make_report
-    assert not off.reporting().make_report
+    assert not off.reporting().wanted

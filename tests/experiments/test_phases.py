@@ -27,6 +27,7 @@ from backtracking.experiments.study import Study
 from backtracking.faces.commands import app
 from backtracking.faces.phase_report import compose_phases, write_phase_report
 from backtracking.measures.decision_points import DecisionPoint
+from backtracking.measures.traces import measure_traces
 
 TABLES = (
     "formatting", "decision_points", "logit_lens", "logit_attribution", "ablation_scan", "conditions",
@@ -124,6 +125,9 @@ def test_forks_are_ablated_at_the_decision_too(finished):
         original = originals[each.problem_id, each.sample_id - FORK_SAMPLES]
         decoded = len(each.prompt_ids) + len(each.ids) - len(original.prompt_ids)
         assert {receipt.positions for receipt in each.receipts} == {decoded - 1}
+        assert each.prompt_tokens == len(original.prompt_ids)
+    traces = measure_traces(study.model, forks[:2], lexicon=study.config.lexicon())  # their replay agrees with receipts
+    assert [len(trace.token_log_prob) for trace in traces] == [len(each.ids) for each in forks[:2]]
 
 
 def test_the_decision_is_really_measured(finished):

@@ -170,15 +170,23 @@ def test_each_completion_runs_under_its_own_interventions(twin, problems, tmp_pa
     assert moved > len(completions)
 
 
-def test_a_cut_text_that_was_continued_is_not_run_as_if_its_prompt_were_longer(tiny, problems, tmp_path):
-    whole = sample(tiny, problems[:1], conditions={"a": ["mlp.1*0@decode"]}, max_new_tokens=8, temperature=0)[0]
-    row = Row(
-        whole.problem_id, 0, whole.variant, Condition("a", ["mlp.1*0@decode"]), whole.prompt_ids + whole.ids[:4], 4
-    )
-    rest = run_unit(tiny, [row], Settings(4, temperature=0))
-    with pytest.raises(InputError, match="goes on with a cut text.*conditions='clean'"):
-        cache_activations(tiny, rest, sites=SITES, to=tmp_path / "s")
-    assert len(cache_activations(tiny, rest, sites=SITES, to=tmp_path / "clean", conditions="clean")) > 0
+@pytest.mark.parametrize("scope", ["decode", "prompt"])
+def test_a_cut_text_that_was_continued_is_run_as_the_whole(tiny, problems, tmp_path, scope):
+    """Its receipts say where the prompt proper ends, so that positions before the cut are touched as they were."""
+    arm = Condition("a", [f"mlp.1*0@{scope}"])
+    (whole,) = sample(tiny, problems[:1], conditions=[arm], max_new_tokens=8, temperature=0)
+    row = Row(whole.problem_id, 0, whole.variant, arm, whole.prompt_ids + whole.ids[:4], sampled_before=4)
+    (rest,) = run_unit(tiny, [row], Settings(4, temperature=0))
+    assert rest.prompt_tokens == whole.prompt_tokens == len(whole.prompt_ids)
+    kept = [cache_activations(tiny, [each], sites=SITES, to=tmp_path / str(len(each.ids))) for each in (whole, rest)]
+    for site in SITES:
+        torch.testing.assert_close(kept[0][site][:], kept[1][site][:])
+
+
+@pytest.mark.parametrize("before", [-1, 3, 10**4])
+def test_more_sampled_before_than_stands_in_a_row_is_refused(before):
+    with pytest.raises(InputError, match=f"sampled_before is {before}, but the row begins with 3 ids"):
+        Row(1, 0, "v", Condition("a", ["mlp.1*0"]), (1, 2, 3), sampled_before=before)
 
 
 def test_completions_under_interventions_need_their_conditions(tiny, problems, tmp_path):

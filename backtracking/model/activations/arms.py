@@ -43,14 +43,6 @@ def arms_for(completions: Sequence[Completion], conditions: Conditions | str | N
                 f"the condition {completion.condition!r} is {arms[completion.condition]}, but its completions were "
                 f"sampled under {' + '.join(sorted(noted))}; give the conditions they were sampled under"
             )
-        decoded = {
-            str(i) for i in arms[completion.condition].interventions if not isinstance(i, Ban) and i.scope == "decode"
-        }
-        if any(each.positions >= len(completion.ids) for each in completion.receipts if each.intervention in decoded):
-            raise InputError(
-                f"a completion of {completion.condition!r} goes on with a cut text and does not say where its prompt "
-                "ends, which the scope decode needs; give conditions='clean' to run it without any intervention"
-            )
     return arms
 
 

@@ -207,7 +207,7 @@ class _Capture:
             for site in self.places[str(hook.name)]:
                 found[str(site)] = site_of(activation, site)[row, column].to(self.dtype).cpu()
 
-        prompts = torch.tensor([len(part.completion.prompt_ids) for part in parts], device=device)
+        prompts = torch.tensor([part.completion.prompt_tokens for part in parts], device=device)
         given = [self._interventions(part.completion) for part in parts]
         mask = {} if bool(real.all()) else {"attention_mask": real.long()}
         with intervening(self.model.bridge, given, prompt_lengths=prompts) as state:
@@ -238,7 +238,7 @@ class _Capture:
         for part, interventions, noted in zip(parts, given, receipts, strict=True):
             touched = {receipt.intervention: receipt.positions for receipt in noted}
             for intervention in interventions:
-                prompt, found = len(part.completion.prompt_ids), touched[str(intervention)]
+                prompt, found = part.completion.prompt_tokens, touched[str(intervention)]
                 # Layers above the last site are not run.
                 if intervention.site.layer <= top and found != (wanted := reached(intervention, prompt, part.length)):
                     raise ReceiptError(

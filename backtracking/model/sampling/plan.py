@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backtracking.core.errors import InputError
-from backtracking.core.given import whole
+from backtracking.core.given import number, whole
 from backtracking.core.interventions import Condition, Window, check_conditions
 from backtracking.core.problems import Problem, check_problems
 from backtracking.core.prompts import Prompting
@@ -39,9 +39,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse settings under which nothing can be sampled."""
         whole("max_new_tokens", self.max_new_tokens)
-        if not 0 <= self.temperature < math.inf:
+        if not 0 <= number("temperature", self.temperature) < math.inf:
             raise InputError(f"temperature {self.temperature} cannot be; give 0, which is greedy, or a number above it")
-        if not 0 < self.top_p <= 1:
+        if not 0 < number("top_p", self.top_p) <= 1:
             raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
 
 
@@ -56,6 +56,14 @@ class Row:
     prompt_ids: tuple[int, ...]
     sampled_before: int = 0
     """How many of the last prompt ids are no prompt but were sampled before: scopes count them as decoded."""
+
+    def __post_init__(self) -> None:
+        """Refuse more tokens sampled before than stand behind the first one."""
+        if not 0 <= self.sampled_before < max(1, len(self.prompt_ids)):
+            raise InputError(
+                f"sampled_before is {self.sampled_before}, but the row begins with {len(self.prompt_ids)} ids, the "
+                "first of them prompt"
+            )
 
     @property
     def prompt_tokens(self) -> int:
