@@ -60,13 +60,18 @@ class Completion:
         """Tokens of the prompt proper, where the scope `decode` begins.
 
         Fewer than the prompt ids where a text was cut and continued: there the receipts say how many were prompt.
+        Receipts that no such cut could have left say nothing.
         """
+        most = len(self.prompt_ids)
         for receipt in self.receipts:
             if receipt.intervention.endswith("@prompt"):
-                return receipt.positions
-            if receipt.intervention.endswith("@decode"):
-                return len(self.prompt_ids) + len(self.ids) - 1 - receipt.positions
-        return len(self.prompt_ids)
+                found = receipt.positions
+            elif receipt.intervention.endswith("@decode"):
+                found = most + len(self.ids) - 1 - receipt.positions
+            else:
+                continue
+            return found if 1 <= found <= most else most
+        return most
 
     def token_at(self, char: int) -> int:
         """Index among the sampled ids of the token that holds character `char` of the text.
