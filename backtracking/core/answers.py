@@ -27,14 +27,7 @@ from fractions import Fraction
 
 import regex as re
 
-from backtracking.core.marks import (
-    FINAL,
-    Candidate,
-    Source,
-    last_marked,
-    last_marks,
-    line_end,
-)
+from backtracking.core.marks import FINAL, Candidate, Source, last_marked, last_marks, line_end
 from backtracking.core.statements import read_statement
 
 _STATED = re.compile(r"(?<![A-Za-z])answer\s+(?=(?:is|should\s+be|would\s+be|must\s+be)(?![A-Za-z]))", re.IGNORECASE)

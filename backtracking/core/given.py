@@ -15,10 +15,10 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     """
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise InputError(f"{name} is {value!r}; give a whole number of at least {least}")
-    number = operator.index(value)
-    if number < least:
-        raise InputError(f"{name} is {number}; at least {least} is needed")
-    return number
+    count = operator.index(value)
+    if count < least:
+        raise InputError(f"{name} is {count}; at least {least} is needed")
+    return count
 
 
 def number(name: str, value: Any) -> float:

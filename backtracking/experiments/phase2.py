@@ -13,13 +13,7 @@ from backtracking.core.interventions import BASELINE, Add, Condition, Scale
 from backtracking.core.sites import Site
 from backtracking.core.vectors import RandomVector
 from backtracking.experiments.forking import Forks, fork, spread
-from backtracking.experiments.phase1 import (
-    ban,
-    decide,
-    detect,
-    generate,
-    scan_ablations,
-)
+from backtracking.experiments.phase1 import ban, decide, detect, generate, scan_ablations
 from backtracking.experiments.phase2_sections import Phase2Section
 from backtracking.experiments.receipts import receipts_table
 from backtracking.experiments.runs import RunFolder

@@ -5,9 +5,7 @@ from pathlib import Path
 from backtracking.core.atomic import write_text
 from backtracking.core.problems import Problem
 from backtracking.experiments.config import Config
-from backtracking.experiments.mending import (
-    problem_line,
-)
+from backtracking.experiments.mending import problem_line
 from backtracking.experiments.problem_sets import load_problems
 from backtracking.workspace.paths import find_data_file
 

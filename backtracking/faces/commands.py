@@ -23,14 +23,7 @@ from backtracking.faces import (
     workspace_commands,
 )
 from backtracking.faces.bars import Bars, err
-from backtracking.faces.executor_options import (
-    Address,
-    ExecutorOption,
-    GpusPerWorker,
-    Store,
-    Workers,
-    executor_of,
-)
+from backtracking.faces.executor_options import Address, ExecutorOption, GpusPerWorker, Store, Workers, executor_of
 from backtracking.faces.options import AsJson, Config, Quiet
 from backtracking.faces.output import answer, out, records, say
 from backtracking.workspace.environment import prepare_environment

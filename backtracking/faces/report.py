@@ -18,13 +18,7 @@ from backtracking.core.events import Event, table
 from backtracking.experiments.comparison import Comparison
 from backtracking.experiments.config import AS_USUAL, Reporting
 from backtracking.faces.comparison_report import compose
-from backtracking.faces.figures import (
-    Theme,
-    event_positions,
-    paired_differences,
-    rates_by_condition,
-    save_figures,
-)
+from backtracking.faces.figures import Theme, event_positions, paired_differences, rates_by_condition, save_figures
 from backtracking.faces.report_content import Report
 from backtracking.measures.onset_positions import onset_positions
 from backtracking.workspace.guarded import write_text

@@ -21,13 +21,7 @@ from backtracking.core.sites import Component, Site
 from backtracking.measures.activation_patching import ActivationPatching, patched_pairs
 from backtracking.measures.component_sites import component_sites
 from backtracking.measures.decision_points import DecisionPoints
-from backtracking.measures.patch_cells import (
-    PATCH_COMPONENTS,
-    cell_frame,
-    cell_means,
-    checked_offsets,
-    group_of,
-)
+from backtracking.measures.patch_cells import PATCH_COMPONENTS, cell_frame, cell_means, checked_offsets, group_of
 from backtracking.measures.patch_pairs import Direction, Pair, PairBatch, check_direction, paired_batches, pairs_of
 from backtracking.measures.tails import column
 from backtracking.measures.trigger_reading import Reading, check_reading, trigger_reading, trigger_tensor

@@ -29,14 +29,7 @@ from backtracking.measures.steering_arms import (
 from backtracking.measures.steering_choice import Aim, Chosen, choose
 from backtracking.measures.steering_controls import noise_arm
 from backtracking.measures.steering_directions import Direction
-from backtracking.measures.steering_outcomes import (
-    BACKTRACKING,
-    Half,
-    OutcomeRow,
-    Reader,
-    measure_half,
-    rows_to_pandas,
-)
+from backtracking.measures.steering_outcomes import BACKTRACKING, Half, OutcomeRow, Reader, measure_half, rows_to_pandas
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import sample
 

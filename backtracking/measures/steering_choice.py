@@ -6,10 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from backtracking.measures.steering_outcomes import (
-    BROKEN,
-    OutcomeRow,
-)
+from backtracking.measures.steering_outcomes import BROKEN, OutcomeRow
 
 Aim = Literal["both", "raise", "lower"]
 

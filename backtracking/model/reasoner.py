@@ -158,7 +158,11 @@ class HookedReasoner:
         return decode(self.tokenizer, ids)
 
     def logits(self, ids: Ids) -> Float[Tensor, "row pos vocab"]:
-        """Logits at every position of unpadded rows, under whatever interventions are in force."""
+        """Logits at every position of unpadded rows, under whatever interventions are in force.
+
+        Raises:
+            InputError: What is given are no ids, or rows of different lengths.
+        """
         with torch.no_grad():
             return self.bridge(self._tensor(ids))
 

@@ -6,14 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtracking.core.onsets import (
-    DEFAULT_LEXICON,
-    Lexicon,
-    Onset,
-    find_onsets,
-    first_onset,
-    has_backtracking,
-)
+from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon, Onset, find_onsets, first_onset, has_backtracking
 
 
 def phrases(text: str, **options) -> list[str]:

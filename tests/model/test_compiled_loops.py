@@ -12,11 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtracking.model.sampling import (
-    compiled,
-    fused,
-    replaced,
-)
+from backtracking.model.sampling import compiled, fused, replaced
 from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.noise import row_key
 from backtracking.model.sampling.packed_cache import KeyValues, PackedCache

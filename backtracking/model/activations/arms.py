@@ -4,15 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError
-from backtracking.core.interventions import (
-    BASELINE,
-    At,
-    Ban,
-    Condition,
-    Conditions,
-    SiteIntervention,
-    conditions_of,
-)
+from backtracking.core.interventions import BASELINE, At, Ban, Condition, Conditions, SiteIntervention, conditions_of
 
 
 def arms_for(completions: Sequence[Completion], conditions: Conditions | str | None) -> dict[str, Condition]:

@@ -15,11 +15,7 @@ from torch import Tensor
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError, ReceiptError
 from backtracking.core.events import Event, OnsetRow
-from backtracking.core.interventions import (
-    Ban,
-    Condition,
-    SiteIntervention,
-)
+from backtracking.core.interventions import Ban, Condition, SiteIntervention
 from backtracking.core.receipts import Receipt
 from backtracking.core.sites import Site
 from backtracking.model.activations.arms import Conditions, arms_for, note_on, reached
