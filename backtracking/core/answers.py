@@ -14,8 +14,8 @@ from a completion that stopped by itself):
 - an unclosed box; "the answer is 36" (source "stated");
 - a sentence about "the final answer" with one distinct number (source "mention");
 - the last resort (source "last_number"): a text of one short line that says one number, such as
-  `$36.`, or whose last equation says it (`4*9 = 36. 36-6 = 30.`); or the last sentence, when it is
-  complete, opens with "therefore", "thus", "hence" or speaks of a total or an answer. Never inside
+  `$36.`, or whose last equation says it (`4*9 = 36. 36-6 = 30.`), if no other number comes after
+  it; or the last sentence, when it is complete, opens with "therefore", "thus", "hence" or speaks of a total or an answer. Never inside
   reasoning: not before `</think>`, not after an open `<think>`, not in a text that says "Wait",
   "Hmm", "Let me".
 
@@ -24,6 +24,7 @@ Text after the last `</think>` is read first; before it only explicit answers co
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import regex as re
 
@@ -37,6 +38,7 @@ _CONCLUDES = re.compile(
     r"^\W*(?:therefore|thus|hence|in\s+conclusion|overall)\b|\b(?:in\s+total|total|altogether|answer)\b",
     re.IGNORECASE,
 )
+_DIGIT = re.compile(r"\d")
 _COMPLETE = re.compile(r"[.!?$)\]*}]$")
 _SHORT = 200
 
@@ -120,7 +122,8 @@ def _concluded(text: str, start: int) -> Candidate | None:
     end = start + len(text[start:].rstrip())
     begin = start + len(text[start:]) - len(text[start:].lstrip())
     if end - begin <= _SHORT and text.find("\n", begin, end) < 0:
-        reading = read_statement(text, _last_equation(text, begin, end), end)
+        said = _last_equation(text, begin, end)
+        reading = None if said is None else read_statement(text, said, end)
         if reading is not None and reading.kind != "chosen":
             return Candidate(0, reading, "last_number")
     for boundary in _SENTENCE.finditer(text, max(begin, end - 500), end):
@@ -132,8 +135,14 @@ def _concluded(text: str, start: int) -> Candidate | None:
     return None if reading is None else Candidate(0, reading, "last_number")
 
 
-def _last_equation(text: str, begin: int, end: int) -> int:
-    """Where the last sentence of a line begins, if that and the first one are equations; else where the line does."""
+def _last_equation(text: str, begin: int, end: int) -> int | None:
+    """Where the last sentence of a line that holds a number begins, if the line has equations; else where the line does.
+
+    None where that sentence is no equation: what it says may be on the way to an answer (`4*9 = 36. Then 36 - 6`).
+    """
+    if "=" not in text[begin:end]:
+        return begin
     starts = [begin, *(boundary.end() for boundary in _SENTENCE.finditer(text, begin, end))]
-    first = text[begin : starts[1]] if len(starts) > 1 else ""
-    return starts[-1] if "=" in first and "=" in text[starts[-1] : end] else begin
+    sentences = list(pairwise([*starts, end]))
+    first, last = next(pair for pair in reversed(sentences) if _DIGIT.search(text, *pair) or pair[0] == begin)
+    return first if "=" in text[first:last] else None

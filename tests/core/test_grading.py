@@ -162,7 +162,7 @@ def test_no_answer(text: str) -> None:
         ("So the answer is 36. I am done with 2 steps.", "36", "stated"),
         ("3+4=7. So 7*2=14. So 14-4=10.", "10", "last_number"),
         ("So 3+4=7. Then 7*2 = 14.", "14", "last_number"),
-        ("She has 4*9 = 36. That is for 2 shirts.", "36", "last_number"),
+        ("4*9 = 36. Then 36-6 = 30. That is it.", "30", "last_number"),
         ("The sum is \\boxed{36", "36", "unclosed_box"),
         ("I see.\nThe final answer in feet, so 40 feet is the height", "40", "mention"),
         ("Final: Tom has {two} of \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}", "boxed"),
