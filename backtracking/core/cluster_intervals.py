@@ -3,7 +3,8 @@
 A bootstrap never leaves the range of what was observed: with few problems, or few hits, its interval is too narrow, and
 where all problems agree it has no width at all. So the interval of a share reaches at least as far as Wilson's, taken
 at the number of independent observations that would be as sure (Korn and Graubard 1998), with Student's factor for
-twice the problems in which anything was seen. That of a difference puts gains and losses together in the same way
+twice the problems in which anything was seen, and never fewer than the problems themselves amount to (Kish 1965): even
+samples that are all alike say that much. That of a difference puts gains and losses together in the same way
 (Zou and Donner 2008), with that factor for the larger of the two alone. `benchmarks/intervals.py` shows how often they
 hold.
 """
@@ -113,7 +114,9 @@ def expanded_percentiles(resampled: np.ndarray, n: int, *, level: float) -> Ends
 def _wilson(hits: np.ndarray, counts: np.ndarray, level: float, *, few_seen: bool = True) -> Ends:
     """Wilson's interval of a share above 0 and below 1, at the number of observations that would be as sure.
 
-    With `few_seen` Student's factor is that of twice the clusters in which there was anything to see.
+    With `few_seen` Student's factor is that of twice the clusters in which there was anything to see. The number is at
+    least that of clusters, if they are of one size: nothing within 0 and 1 varies more than clusters that are all or
+    nothing.
     """
     n, total = len(hits), float(counts.sum())
     share = float(hits.sum()) / total
@@ -122,7 +125,7 @@ def _wilson(hits: np.ndarray, counts: np.ndarray, level: float, *, few_seen: boo
     z, informative = stats.norm.ppf((1 + level) / 2), min((hits > 0).sum(), (hits < counts).sum())
     freedom = min(n - 1, 2 * informative) if few_seen else n - 1
     student = stats.t.ppf((1 + level) / 2, df=max(1, freedom))
-    sure = total / max(1.0, variance / alone) * (z / student) ** 2
+    sure = max(total / max(1.0, variance / alone) * (z / student) ** 2, total**2 / (counts**2).sum())
     middle, reach = share + z**2 / (2 * sure), z * np.sqrt(share * (1 - share) / sure + z**2 / (4 * sure**2))
     return float((middle - reach) / (1 + z**2 / sure)), float((middle + reach) / (1 + z**2 / sure))
 

@@ -152,3 +152,14 @@ def test_of_single_samples_an_interval_is_about_wilsons():
     low, high = proportion_confint(12, 100, method="wilson")
     found = clustered_rate(outcomes, list(range(100)))
     assert found.high == pytest.approx(high, abs=0.01) and found.low == pytest.approx(low, abs=0.01)
+
+
+def test_an_interval_is_no_wider_than_if_problems_were_single_rows():
+    """Samples of one problem that are all alike still say as much as one row."""
+    hits = np.zeros(60)
+    hits[0] = 4
+    low, high = cluster_intervals.share_ends(hits, np.full(60, 4.0), seed=0, level=0.95)
+    single = proportion_confint(1, 60, method="wilson")
+    assert low >= 0 and high == pytest.approx(single[1])
+    lost, _ = cluster_intervals.difference_ends(-hits, np.full(60, 4.0), seed=0, level=0.95)
+    assert lost == pytest.approx(-single[1], abs=1e-6)
