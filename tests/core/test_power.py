@@ -103,6 +103,9 @@ def test_the_minimum_detectable_difference_has_the_power_asked_for(direction, co
 
 
 def test_what_no_study_of_this_size_can_find_is_missing():
+    five = PairedDesign(5, 8, 0.6)  # whose smallest p-value is 2 of 32
+    assert power(five, -0.5) == power(replace(five, problems=6), -0.5, comparisons=2) == 0
+    assert power(replace(five, problems=6), -0.5) > 0.5
     assert minimum_detectable(PairedDesign(4, 1, 0.1)) != minimum_detectable(PairedDesign(4, 1, 0.1))
 
 
