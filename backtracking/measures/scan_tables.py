@@ -130,7 +130,8 @@ class AblationScan:
             level: Of the q-value.
             quantity: What they must lower.
             per_component: Whether the best of each component are taken.
-            against_controls: Whether they must lower it more at events than at their controls.
+            against_controls: Whether they must lower it at events and also more than at their controls; both count, so
+                that a rise at controls is no evidence, and sites are ordered by the smaller of the two.
             max_control_kl: Leave out sites that disturb ordinary text by more than that, in nats at controls: a
                 layer without which the model writes nonsense does not write the trigger.
             min_change: Leave out sites whose ablation lowers the quantity at events by less, in nats: with many
@@ -146,15 +147,18 @@ class AblationScan:
             )
         if (against_controls or max_control_kl is not None) and not self.points.controls:
             raise InputError("the scan has no controls to compare with; make decision points with controls")
-        value, q = ("difference", "difference_q") if against_controls else ("change", "q")
         table = self._table[self._table["quantity"] == quantity].reset_index(drop=True)  # row = site
+        tests = {"change": "q", "difference": "difference_q"} if against_controls else {"change": "q"}
+        lowered = table[list(tests)].max(axis=1).rename("lowered")
+        sure = (table[list(tests.values())].max(axis=1) <= level) & (lowered < 0)
+        table = table.assign(lowered=lowered, sure=sure)
         groups: dict[str, list[int]] = {}
         for row, site in enumerate(self.sites):
             groups.setdefault(_group(site) if per_component else "all", []).append(row)
         chosen = []
         for name, rows in groups.items():
             part = table.loc[rows]
-            found = part[(part[q] <= level) & (part[value] < 0)].sort_values(value, kind="stable")
+            found = part[part["sure"]].sort_values("lowered", kind="stable")
             found = found[found["change"] <= -min_change]
             if max_control_kl is not None:
                 found = found[found["control_kl"] <= max_control_kl]

@@ -110,6 +110,19 @@ def test_a_planted_site_is_found_and_no_other(planted_scan):
     assert top["difference"] == pytest.approx(top["change"] - top["control_change"])
 
 
+def test_a_rise_at_controls_is_no_evidence(planted_scan):
+    """A site that raises the trigger where none belongs, and hardly lowers it where one does, is not selected."""
+    changes = planted_scan.trigger_log_prob.copy()
+    events, where = len(planted_scan.points.events), [str(site) for site in planted_scan.sites].index("mlp.0")
+    noise = np.random.default_rng(0).normal(size=len(changes)) * 0.3
+    changes[:events, where], changes[events:, where] = -0.01 + noise[:events], 1 + noise[events:]
+    moved = replace(planted_scan, trigger_log_prob=changes)
+    row = moved.to_pandas().query("site == 'mlp.0' and quantity == 'trigger_log_prob'").iloc[0]
+    assert row["difference_q"] < 0.05 and row["difference"] < -0.9
+    found = moved.select(5, quantity="trigger_log_prob", against_controls=True)
+    assert [str(site) for site in found.sites] == ["mlp.1"]
+
+
 def test_sites_that_write_nothing_change_nothing():
     model, trigger = planted(others=0)
     table = ablation_scan(model, random_points(trigger), trigger_ids=[trigger], heads=True).to_pandas()
