@@ -34,8 +34,10 @@ from rich.console import Console
 from rich.table import Table
 
 from backtracking.core.completions import Completions
-from backtracking.experiments import comparison, runs
+from backtracking.experiments import comparison, models, phases, runs
 from backtracking.faces import commands, report
+from backtracking.model import activations, loading, sampling
+from backtracking.model.sampling import loops
 from benchmarks.harness import circumstances, write_json
 
 CONFIG = {
@@ -45,7 +47,7 @@ CONFIG = {
     "generation": {"num_samples_per_prompt": 2, "max_new_tokens": 48, "batch_size": 2},
     "conditions": {"head off": ["attn.1.h0*0@decode"]},
 }
-_ = (comparison, report)  # imported before the fork, for every run
+_ = (comparison, models, phases, report, activations, loading, sampling)  # imported before the fork, for every run
 
 
 @dataclass(frozen=True)
@@ -460,6 +462,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/reliability"))
     options = parser.parse_args()
     before = circumstances()
+    loops.prepare()  # here, for every run
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         began = time.monotonic()
         campaign = Campaign(Path(folder), options.seed)

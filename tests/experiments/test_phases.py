@@ -38,9 +38,6 @@ TABLES = (
 )  # fmt: skip
 
 
-VARIANTS = [{"name": "a", "think_open": "<think>\n"}, {"name": "b", "think_open": ""}]
-
-
 def config_in(folder, **changes) -> Config:
     content = {
         "run": {"name": "phases", "seed": 3, "output_dir": str(folder)},
@@ -49,7 +46,7 @@ def config_in(folder, **changes) -> Config:
         "prompting": {
             "formatting_variants": [{"name": "a", "think_open": "<think>\n"}, {"name": "b", "think_open": ""}]
         },
-        "generation": {"num_samples_per_prompt": 2, "max_new_tokens": 110, "batch_size": 64},
+        "generation": {"num_samples_per_prompt": 2, "max_new_tokens": 110, "batch_size": 256},
         "analysis": {"scan_heads": True, "topk_layers_for_generation": 1, "max_events": 30, "control_samples": 30},
         "phase2": {
             "scale_sweep": {"scales": [0, 0.5]},
@@ -273,7 +270,7 @@ def test_the_seeds_commands_do_the_steps_one_by_one(finished, tmp_path, monkeypa
     file = tmp_path / "config.yaml"
     content = config_in("runs").model_dump(mode="json")
     content["dataset"]["max_examples"] = 8
-    content["analysis"] |= {"max_events": 6, "control_samples": 6}
+    content["analysis"] |= {"max_events": 6, "control_samples": 6, "scan_heads": False}
     content["ablation_generation"]["num_samples_per_prompt"] = 1
     content["prompting"]["formatting_variants"] = content["prompting"]["formatting_variants"][:1]
     file.write_text(yaml.safe_dump(content))
@@ -317,7 +314,8 @@ def test_unknown_conditions_and_missing_steps_say_what_to_do(tmp_path):
 
 
 def test_a_plan_counts_before_anything_runs(tmp_path):
-    found = plan(config_in(tmp_path / "runs"), workers=4)
+    rows = {"num_samples_per_prompt": 2, "max_new_tokens": 110, "batch_size": 64}
+    found = plan(config_in(tmp_path / "runs", generation=rows), workers=4)
     by_name = {stage.name: stage for stage in found.stages}
     assert by_name["baseline, by variant"].completions == 2 * 24 * 2
     assert by_name["random ablations"].completions == 20 * 24 * 2
