@@ -15,10 +15,6 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray then keeps to 127.0
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads cost more than they bring
 
-from tests.typechecks import check_types_quickly
-
-check_types_quickly()
-
 import pytest
 import torch
 

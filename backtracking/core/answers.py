@@ -15,9 +15,9 @@ from a completion that stopped by itself):
 - a sentence about "the final answer" with one distinct number (source "mention");
 - the last resort (source "last_number"): a text of one short line that says one number, such as
   `$36.`, or whose last equation says it (`4*9 = 36. 36-6 = 30.`), if no other number comes after
-  it; or the last sentence, when it is complete, opens with "therefore", "thus", "hence" or speaks of a total or an answer. Never inside
-  reasoning: not before `</think>`, not after an open `<think>`, not in a text that says "Wait",
-  "Hmm", "Let me".
+  it; or the last sentence, when it is complete, opens with "therefore", "thus", "hence" or speaks
+  of a total or an answer. Never inside reasoning: not before `</think>`, not after an open
+  `<think>`, not in a text that says "Wait", "Hmm", "Let me".
 
 Text after the last `</think>` is read first; before it only explicit answers count.
 """
@@ -136,7 +136,7 @@ def _concluded(text: str, start: int) -> Candidate | None:
 
 
 def _last_equation(text: str, begin: int, end: int) -> int | None:
-    """Where the last sentence of a line that holds a number begins, if the line has equations; else where the line does.
+    """Where the last sentence that holds a number begins, if the line has equations; else where the line does.
 
     None where that sentence is no equation: what it says may be on the way to an answer (`4*9 = 36. Then 36 - 6`).
     """
