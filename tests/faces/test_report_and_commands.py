@@ -153,7 +153,7 @@ def test_a_missing_config_and_a_wrong_command_are_status_2(folder):
 def test_an_interrupted_run_says_so_and_continues(folder):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["run"]["output_dir"] = "interrupted"
-    config["generation"] |= {"num_samples_per_prompt": 30, "max_new_tokens": 60, "batch_size": 8}
+    config["generation"] |= {"num_samples_per_prompt": 10, "max_new_tokens": 60, "batch_size": 8}
     (folder / "long.yaml").write_text(yaml.safe_dump(config))
     process = subprocess.Popen(
         [sys.executable, "-m", "backtracking.cli", "run", "--config", "long.yaml"],
