@@ -125,7 +125,7 @@ def find_onsets(
             comes before any `<think>`. A text without either tag is then taken to be outside, so
             pass it for text that may be cut off.
     """
-    found = list(_matches(text, lexicon))
+    found = list(trigger_spans(text, lexicon=lexicon))
     if not found:
         return ()
     quoted = quotations(text)
@@ -145,6 +145,20 @@ def find_onsets(
         strict, marker = key in compiled.strict, compiled.markers[key]
         onsets.append(Onset(len(onsets), marker, phrase, char, end, strict, in_think, context))
     return tuple(onsets)
+
+
+def trigger_spans(text: str, *, lexicon: Lexicon = DEFAULT_LEXICON) -> Iterator[tuple[int, int]]:
+    """First character and end of every trigger that stands as whole words, in order, however it is used.
+
+    These are the onsets' `char` and `end`, without the work of telling their contexts.
+    """
+    compiled = _compiled(lexicon)
+    for run in compiled.run.finditer(text):
+        start, end = run.span()
+        if _joins(text, start - 1, -1) or _joins(text, end, 1):
+            continue
+        for match in compiled.one.finditer(text, start, end):
+            yield match.span()
 
 
 def first_onset(onsets: Sequence[Onset], *, strict: bool = True) -> Onset | None:
@@ -194,17 +208,6 @@ def _either_case(character: str) -> str:
     variants = sorted({c for c in (character, character.lower(), character.upper()) if len(c) == 1})
     escaped = "".join(re.escape(c) for c in variants)
     return escaped if len(variants) == 1 else f"[{escaped}]"
-
-
-def _matches(text: str, lexicon: Lexicon) -> Iterator[tuple[int, int]]:
-    """Start and end of every trigger that stands as whole words."""
-    compiled = _compiled(lexicon)
-    for run in compiled.run.finditer(text):
-        start, end = run.span()
-        if _joins(text, start - 1, -1) or _joins(text, end, 1):
-            continue
-        for match in compiled.one.finditer(text, start, end):
-            yield match.span()
 
 
 def _joins(text: str, position: int, step: int) -> bool:

@@ -155,7 +155,7 @@ class AnalysisSection(Section):
     min_change: float = Field(default=0.1, ge=0)
     """A site that lowers the log-probability of a trigger by less, in nats, is not selected, however significant."""
     control_match: tuple[Literal["position", "sentence", "entropy"], ...] = ("position",)
-    """What controls share with their onsets: depth, sentence boundary, the entropy of the next token."""
+    """What controls share with onsets: depth, sentence boundary, next-token entropy; none is near a trigger."""
     significance: float = Field(default=0.05, gt=0, lt=1)
     """Level of the selection, after Benjamini and Hochberg over the cells of the scan."""
     accuracy_margin: float = Field(default=0.05, gt=0, lt=1)

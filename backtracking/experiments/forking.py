@@ -126,7 +126,8 @@ def _fork(
     onsets = [each for each in found if each.counts and each.strict and each.char >= len(before.rstrip())]
     verdict = grade(text, problem.gold, finish_reason=continued.finish_reason)
     at_start = [not text[len(before) : onset.char].strip() for onset in onsets]
-    sentence = _SENTENCE_END.search(text, len(before))
+    begins = len(text) - len(text[len(before) :].lstrip())
+    sentence = _SENTENCE_END.search(text, begins)
     first = len(text) if sentence is None else sentence.end()
     return Fork(
         problem_id=continued.problem_id,

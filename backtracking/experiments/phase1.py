@@ -15,13 +15,14 @@ from backtracking.core.interventions import BASELINE, Ban, Condition, Scale
 from backtracking.core.null_draws import MINIMUM_DRAWS
 from backtracking.core.shape_draws import shape_matched_draws
 from backtracking.core.sites import Site
+from backtracking.experiments.config_sections import AnalysisSection
 from backtracking.experiments.receipts import receipts_table
 from backtracking.experiments.selection import SelectedSites, save_selection, saved_selection, select
 from backtracking.experiments.study import Study
 from backtracking.measures.ablation_scan import AblationScan, ablation_scan
 from backtracking.measures.attribution import LogitAttribution, logit_attribution
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
-from backtracking.measures.decision_points import DecisionPoints, decision_points
+from backtracking.measures.decision_points import CLEARANCE, DecisionPoints, decision_points
 from backtracking.measures.logit_lens import LogitLens, logit_lens
 from backtracking.measures.random_draws import TargetedAgainstRandom, targeted_against_random
 from backtracking.measures.variants import VariantComparison, compare_variants
@@ -128,6 +129,11 @@ def formatting_sweep(study: Study) -> VariantComparison:
     return found
 
 
+def control_clearance(analysis: AnalysisSection) -> int:
+    """Tokens that a control keeps from every trigger: the window of the scan, too, holds none."""
+    return max(CLEARANCE, analysis.scan_window)
+
+
 def decide(study: Study, *, max_events: int | None = None, table: str = "decision_points") -> DecisionPoints:
     """The decision points of the run's own variant: onsets, and controls matched to them.
 
@@ -145,6 +151,7 @@ def decide(study: Study, *, max_events: int | None = None, table: str = "decisio
         max_events=max_events or analysis.max_events,
         per_event=max(1, round(analysis.control_samples / analysis.max_events)),
         match=analysis.control_match,
+        clearance=control_clearance(analysis),
         lexicon=study.config.lexicon(),
         seed=study.config.run.seed,
         model=study.model,

@@ -2,6 +2,7 @@
 
 from backtracking.core.cluster_intervals import RESAMPLES
 from backtracking.experiments.config import Config
+from backtracking.experiments.phase1 import control_clearance
 
 
 def common_methods(config: Config) -> tuple[str, ...]:
@@ -44,8 +45,10 @@ def phase_methods(config: Config) -> tuple[str, ...]:
     return (
         *common_methods(config),
         f"Decision points: up to {analysis.max_events} first onsets of the baseline, read at the position that "
-        "predicts the trigger; controls are positions of baseline completions without a trigger, matched by "
-        f"{' and '.join(analysis.control_match)} and read for their event's token.",
+        "predicts the trigger; controls are positions of baseline completions more than "
+        f"{control_clearance(analysis)} tokens from every trigger, matched by "
+        f"{' and '.join(analysis.control_match)}, in other completions than their event's where one fits, and read "
+        "for their event's token.",
         "Logit lens: the residual stream after each layer through the final norm and the unembedding, once; the last "
         "layer must equal the model's own logits.",
         f"Ablation scan: each site ({' and '.join(analysis.ablation_components)} of every scanned layer{heads}) is "

@@ -87,7 +87,9 @@ def _sure(first: Phase1) -> str:
         f"How sure? {baseline.completions} completions of {baseline.problems} problems per arm, arms paired by sample, "
         f"95 % intervals and tests clustered by problem; {found}. "
         f"Self-check: {len(study.checks) - failed} of {len(study.checks)} laws hold; "
-        f"{len(first.points.unmatched)} of {len(first.points.events)} onsets lack a control."
+        f"{len(first.points.unmatched)} of {len(first.points.events)} onsets lack a control; of "
+        f"{len(first.points.controls)} controls {first.points.in_own_completion} stand in their onset's own "
+        f"completion, {first.points.behind_trigger} behind a trigger and {first.points.reused} serve twice."
     )
 
 

@@ -1,7 +1,8 @@
-"""Finding the control of an event: a position like the event's at which no trigger follows."""
+"""Finding the control of an event: a position like the event's, at which no trigger follows and none is near."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,32 +13,23 @@ from transformer_lens.tools.analysis import logit_readout
 
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError
-from backtracking.core.onsets import Lexicon, find_onsets
+from backtracking.measures.control_pools import Group, Marks, Place, Pool
 from backtracking.model.last_position import last_logits_only
 from backtracking.model.reasoner import HookedReasoner
 
 Match = Literal["position", "sentence", "entropy"]
-FIRST = 32
-"""Completions of a pool that are put in order before any is looked at; few events look further."""
+CHUNK = 8
+"""Completions, at random, whose entropies are computed before the best of their places is taken."""
 _LOOK_BACK = 64
 """Characters before a token in which the end of a sentence is looked for."""
 _BOUNDARY = re.compile(r"""(?:[.!?…:]["'”’)\]*]*\s+|[。！？]\s*|\n\s*|</?think>\s*)$""")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The event's place, to which controls are matched."""
-
-    completion: Completion
-    position: int
-
-
-@dataclass(frozen=True)
 class Found:
     """Places for the controls of one event."""
 
-    places: tuple[tuple[Completion, int], ...]
-    """Completion, and index in it of the token that is predicted."""
+    places: tuple[Place, ...]
     reason: str
     """Why there are not more, should there be too few."""
 
@@ -85,32 +77,24 @@ def next_token_entropies(
     return entropy.to(torch.float64).cpu().numpy()
 
 
-class _Pool:
-    """Completions of a variant, of one problem or of all but one, in random order; made as far as they are looked at.
+_Source = Literal["problem", "elsewhere", "itself"]
 
-    The random order of all of them is drawn at once. It is the one thing that costs as much as there are
-    completions, for each event that finds no control at home.
-    """
 
-    def __init__(self, every: Sequence[Completion], own: Sequence[int], home: bool, rng: np.random.Generator) -> None:
-        self._every, self._own, self._home = every, own, home
-        self._order = rng.permutation(len(own) if home else len(every) - len(own))
-        self._begin = self._made(self._order[:FIRST])
-        self._rest: list[Completion] | None = None
+@dataclass(frozen=True)
+class _Tier:
+    """One round of the search; earlier rounds give better controls."""
 
-    def __iter__(self) -> Iterator[Completion]:
-        """The completions, always in the same order."""
-        yield from self._begin
-        if self._rest is None:
-            self._rest = self._made(self._order[FIRST:])
-        yield from self._rest
+    behind: bool
+    """Whether places behind a trigger of their completion are looked at, rather than those before any."""
+    again: bool
+    """Whether a context may serve that serves already."""
+    source: _Source
+    """Other completions of the event's problem, those of other problems, or the event's own."""
 
-    def _made(self, order: np.ndarray) -> list[Completion]:
-        own = np.array(self._own, dtype=int)
-        if self._home:
-            return [self._every[index] for index in own[order].tolist()]
-        before = np.searchsorted(own - np.arange(len(own)), order, side="right")  # own ones that are passed over
-        return [self._every[index] for index in (order + before).tolist()]
+
+_TIERS = tuple(
+    _Tier(behind, again, source) for behind in (False, True) for again in (False, True) for source in get_args(_Source)
+)
 
 
 class Matcher:
@@ -119,98 +103,143 @@ class Matcher:
     def __init__(
         self,
         baseline: Sequence[Completion],
-        taboo: set[tuple[int, ...]],
+        marks: Marks,
         *,
         match: tuple[Match, ...],
         tolerance: int,
-        lexicon: Lexicon,
         model: HookedReasoner | None,
         rng: np.random.Generator,
     ) -> None:
-        """Take the completions and the contexts at which the model did backtrack, which are no controls."""
-        self._by_variant: dict[str, list[Completion]] = {}
-        self._own: dict[tuple[str, int | str], list[int]] = {}
+        """Take the completions and where they backtrack."""
+        by_variant: dict[str, list[Completion]] = {}
+        by_problem: dict[tuple[str, int | str], list[Completion]] = {}
         for completion in baseline:
-            every = self._by_variant.setdefault(completion.variant, [])
-            self._own.setdefault((completion.variant, completion.problem_id), []).append(len(every))
-            every.append(completion)
-        self._taboo = taboo
+            by_variant.setdefault(completion.variant, []).append(completion)
+            by_problem.setdefault((completion.variant, completion.problem_id), []).append(completion)
+        self._everywhere = {key: Group(rows, marks) for key, rows in by_variant.items()}
+        self._at_home = {key: Group(rows, marks) for key, rows in by_problem.items()}
+        self._marks = marks
         self._match = match
         self._tolerance = tolerance
-        self._lexicon = lexicon
         self._model = model
         self._rng = rng
         self._used: set[tuple[int, ...]] = set()
-        self._triggers: dict[int, frozenset[int]] = {}
+        self._pools: dict[tuple[Hashable, ...], Pool] = {}
         self._entropies: dict[int, Float[np.ndarray, " token"]] = {}
 
-    def controls(self, events: Sequence[Wanted], count: int) -> list[Found]:
+    def controls(self, events: Sequence[Place], count: int) -> list[Found]:
         """So many places for each event, fewer if no more fit.
 
-        First every event looks in its own problem, then those that lack some elsewhere, then among places that
-        serve already; each time in random order, so that no event has first choice.
+        Every event looks in the other completions of its own problem first, then those that lack some in other
+        problems, then well before the event in its own completion; then among places that serve already; and only
+        then behind a trigger. Each time in random order, so that no event has first choice.
+
+        Args:
+            events: Places in the completions given, the same objects.
+            count: Controls of each.
         """
-        places: list[list[tuple[Completion, int]]] = [[] for _ in events]
-        own: list[set[tuple[int, ...]]] = [set() for _ in events]
-        for home, again in ((True, False), (False, False), (True, True), (False, True)):
-            for index in self._rng.permutation(len(events)).tolist():
-                for place in self._ordered(events[index], home=home) if len(places[index]) < count else ():
-                    completion, position = place
-                    context = completion.prompt_ids + completion.ids[:position]
-                    if context in self._taboo or context in own[index] or (context in self._used and not again):
-                        continue
-                    places[index].append(place)
-                    own[index].add(context)
-                    self._used.add(context)
-                    if len(places[index]) == count:
+        places: list[list[Place]] = [[] for _ in events]
+        for tier in _TIERS:
+            lacking = [index for index, found in enumerate(places) if len(found) < count]
+            for index in self._rng.permutation(lacking).tolist():
+                while len(places[index]) < count:
+                    place = self._place(events[index], tier, places[index])
+                    if place is None:
                         break
+                    places[index].append(place)
+                    self._used.add(place.context)
         return [Found(tuple(p), self._reason(e, len(p), count)) for e, p in zip(events, places, strict=True)]
 
-    def _reason(self, wanted: Wanted, found: int, count: int) -> str:
+    def _reason(self, wanted: Place, found: int, count: int) -> str:
         boundary = ", at the same kind of sentence boundary" if "sentence" in self._match else ""
         return (
-            f"{found} of {count} controls: no other position without a trigger within {self._tolerance} tokens "
-            f"of position {wanted.position}{boundary}"
+            f"{found} of {count} controls: no other position within {self._tolerance} tokens of position "
+            f"{wanted.position} and more than {self._marks.clearance} from every trigger{boundary}"
         )
 
-    def _ordered(self, wanted: Wanted, *, home: bool) -> Iterator[tuple[Completion, int]]:
-        """Places that fit, in the event's problem or outside it, best first; ties in random order."""
-        like = wanted.completion
-        own = self._own.get((like.variant, like.problem_id), ())
-        shuffled = _Pool(self._by_variant.get(like.variant, ()), own, home, self._rng)
-        near = (place for distance in range(self._tolerance + 1) for place in self._at(shuffled, wanted, distance))
-        if "entropy" not in self._match:
-            yield from near
-            return
-        target = self._entropy(wanted.completion, wanted.position)
-        yield from sorted(near, key=lambda place: abs(self._entropy(*place) - target))
+    def _place(self, wanted: Place, tier: _Tier, taken: Sequence[Place]) -> Place | None:
+        """The best place of the round, None if none fits; ties are broken at random."""
+        own = wanted.completion
+        key: tuple[Hashable, ...] = own.variant, own.problem_id
+        group = home = self._at_home[own.variant, own.problem_id]
+        if tier.source == "problem" and len(home) == 1:
+            return None
+        if tier.source == "elsewhere":
+            key, group = (own.variant,), self._everywhere[own.variant]
+            if len(group) == len(home):
+                return None
+        elif tier.source == "itself":
+            key, group = (*key, own.sample_id), Group([own], self._marks)
+        served = {place.context for place in taken}
+        if "entropy" in self._match:
+            return self._most_alike(wanted, tier, group, served)
+        kind = self._kind(wanted)
+        for position in self._positions(wanted):
+            name = (*key, position, kind, tier.behind, tier.again)
+            if name not in self._pools:
+                self._pools[name] = group.pool(position, behind=tier.behind)
+            found = self._pools[name].draw(
+                self._rng,
+                never=partial(self._never, position=position, kind=kind, tier=tier),
+                fits=partial(self._serves, position=position, wanted=wanted, source=tier.source, served=served),
+            )
+            if found is not None:
+                return Place(found, position)
+        return None
 
-    def _at(self, pool: _Pool, wanted: Wanted, distance: int) -> Iterator[tuple[Completion, int]]:
-        sides = [-distance, distance] if self._rng.integers(2) else [distance, -distance]
-        for completion in pool:
-            for position in dict.fromkeys(wanted.position + side for side in sides):
-                if 0 <= position < len(completion.ids) and self._fits(completion, position, wanted):
-                    yield completion, position
+    def _positions(self, wanted: Place) -> Iterator[int]:
+        """Positions within the tolerance, nearest first; of two as near, either first."""
+        for distance in range(self._tolerance + 1):
+            sides = [-distance, distance] if self._rng.integers(2) else [distance, -distance]
+            yield from (at for at in dict.fromkeys(wanted.position + side for side in sides) if at >= 0)
 
-    def _fits(self, completion: Completion, position: int, wanted: Wanted) -> bool:
-        if position in self._trigger_tokens(completion):
-            return False
-        if "sentence" not in self._match:
+    def _kind(self, wanted: Place) -> bool | None:
+        """Whether a sentence begins at the event; None where that is not matched."""
+        return begins_sentence(wanted.completion, wanted.position) if "sentence" in self._match else None
+
+    def _never(self, row: Completion, position: int, kind: bool | None, tier: _Tier) -> bool:
+        """Whether no event with this kind of boundary can have its control there in such a round."""
+        if tier.behind and (position < self._marks.clear_until(row) or self._marks.near(row, position)):
             return True
-        return begins_sentence(completion, position) == begins_sentence(wanted.completion, wanted.position)
+        if kind is not None and begins_sentence(row, position) != kind:
+            return True
+        if not tier.again and Place(row, position).context in self._used:
+            return True
+        return self._marks.leads_to_event(row, position)
 
-    def _trigger_tokens(self, completion: Completion) -> frozenset[int]:
-        """Tokens of every trigger, counted or not, from its first to its last character."""
-        key = id(completion)
-        if key not in self._triggers:
-            onsets = find_onsets(completion.text, lexicon=self._lexicon)
-            spans = [(completion.token_at(onset.char), completion.token_at(onset.end - 1)) for onset in onsets]
-            self._triggers[key] = frozenset(token for first, last in spans for token in range(first, last + 1))
-        return self._triggers[key]
+    def _serves(
+        self, row: Completion, position: int, wanted: Place, source: _Source, served: set[tuple[int, ...]]
+    ) -> bool:
+        """Whether a place that may be a control is of the source, and not one that this event has already."""
+        own = wanted.completion
+        of_the_source = {
+            "problem": row is not own,
+            "elsewhere": row.problem_id != own.problem_id,
+            "itself": position < wanted.position,
+        }
+        return of_the_source[source] and Place(row, position).context not in served
 
-    def _entropy(self, completion: Completion, position: int) -> float:
+    def _most_alike(self, wanted: Place, tier: _Tier, group: Group, served: set[tuple[int, ...]]) -> Place | None:
+        """Of the places in a few completions, the one whose entropy is nearest; more completions if none fits."""
+        target, kind = self._entropy(wanted), self._kind(wanted)
+        rows = group.reaching(max(0, wanted.position - self._tolerance), behind=tier.behind)
+        order = self._rng.permutation(len(rows)).tolist()
+        for begin in range(0, len(rows), CHUNK):
+            fitting = [
+                Place(row, position)
+                for row in (rows[index] for index in order[begin : begin + CHUNK])
+                for position in self._positions(wanted)
+                if position < (len(row.ids) if tier.behind else self._marks.clear_until(row))
+                and self._serves(row, position, wanted, tier.source, served)
+                and not self._never(row, position, kind, tier)
+            ]
+            if fitting:
+                return min(fitting, key=lambda place: abs(self._entropy(place) - target))
+        return None
+
+    def _entropy(self, place: Place) -> float:
         assert self._model is not None
-        key = id(completion)
+        key = id(place.completion)
         if key not in self._entropies:
-            self._entropies[key] = next_token_entropies(self._model, completion)
-        return float(self._entropies[key][position])
+            self._entropies[key] = next_token_entropies(self._model, place.completion)
+        return float(self._entropies[key][place.position])

@@ -35,11 +35,11 @@ class Fork:
     original_right: bool
     """Whether the completion that was cut had answered right."""
     triggers_at_once: bool
-    """Whether the first sampled token begins a trigger."""
+    """Whether the continuation begins with a trigger that counts; blank text before it is passed over."""
     triggered_again: bool
-    """Whether a trigger that counts stands in the continuation's first sentence."""
+    """Whether a trigger that counts stands in the continuation's first sentence; blank text before it is passed over."""
     triggers_later: bool
-    """Whether a trigger that counts begins anywhere after the first sampled token."""
+    """Whether a trigger that counts stands anywhere but at the beginning."""
     right: bool
     verdict: Outcome
     tokens: int

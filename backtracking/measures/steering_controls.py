@@ -19,8 +19,16 @@ from backtracking.core.interventions import BASELINE
 from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon
 from backtracking.core.sites import Site
 from backtracking.core.vectors import FixedVector
-from backtracking.measures.control_matching import Match, Matcher, Wanted, check_match
-from backtracking.measures.decision_points import TOLERANCE, DecisionPoint, DecisionPoints, Skipped, Unmatched
+from backtracking.measures.control_matching import Match, Matcher, check_match
+from backtracking.measures.control_pools import Marks, Place
+from backtracking.measures.decision_points import (
+    CLEARANCE,
+    TOLERANCE,
+    DecisionPoints,
+    Skipped,
+    point_at,
+    with_controls,
+)
 from backtracking.measures.point_activations import PointActivations, Window, window_text
 from backtracking.measures.steering_directions import Direction, made
 
@@ -84,6 +92,7 @@ def behaviour_points(
     match: Sequence[Match] = ("position",),
     per_event: int = 1,
     tolerance: int = TOLERANCE,
+    clearance: int = CLEARANCE,
     lexicon: Lexicon = DEFAULT_LEXICON,
     seed: int = 0,
 ) -> DecisionPoints:
@@ -95,6 +104,8 @@ def behaviour_points(
         match: `position`, and `sentence` if wanted, as for `decision_points`.
         per_event: Controls per event.
         tolerance: In tokens, of a control's position.
+        clearance: Tokens that a control keeps from every match and every trigger, as for `decision_points`; where
+            the behaviour is frequent, fewer.
         lexicon: Triggers, which are neither events nor controls.
         seed: Of ties between controls.
 
@@ -103,28 +114,22 @@ def behaviour_points(
     """
     check_match(match, None)
     own = [row for row in completions if row.condition == BASELINE.name]
-    every = [(row, row.token_at(match.start())) for row in own for match in re.finditer(pattern, row.text)]
-    first: dict[int, tuple[Completion, int]] = {}
-    for row, position in every:
-        first.setdefault(id(row), (row, position))
+    every = [Place(row, row.token_at(match.start())) for row in own for match in re.finditer(pattern, row.text)]
+    first: dict[int, Place] = {}
+    for place in every:
+        first.setdefault(id(place.completion), place)
     if not first:
         raise InputError(f"the pattern {pattern!r} matches in none of {len(own)} baseline completions")
-    taboo = {row.prompt_ids + row.ids[:position] for row, position in every}
-    places = list(first.values())
-    matcher = Matcher(
-        own, taboo, match=tuple(match), tolerance=tolerance, lexicon=lexicon, model=None,
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    events, controls, unmatched = [], [], []
-    matched = matcher.controls([Wanted(row, position) for row, position in places], per_event) if per_event else []
-    for index, (row, position) in enumerate(places):
-        events.append(_point(row, position, "event", index, row.ids[position]))
-    for event, one in zip(events, matched, strict=bool(per_event)):
-        controls += [_point(row, at, "control", event.event, event.token_id) for row, at in one.places]
-        if len(one.places) < per_event:
-            unmatched.append(Unmatched(event.event, event.problem_id, event.sample_id, len(one.places), one.reason))
+    places, marks = list(first.values()), Marks(every, clearance=clearance, lexicon=lexicon)
+    events = [
+        point_at(place, "event", index, place.completion.ids[place.position], marks)
+        for index, place in enumerate(places)
+    ]
     skipped = Skipped(len(completions) - len(own), len(own) - len(places), 0)
-    return DecisionPoints(tuple(events), tuple(controls), tuple(unmatched), skipped)
+    if not per_event:
+        return DecisionPoints(tuple(events), (), (), skipped)
+    matcher = Matcher(own, marks, match=tuple(match), tolerance=tolerance, model=None, rng=np.random.default_rng(seed))
+    return with_controls(events, matcher.controls(places, per_event), per_event, marks, skipped)
 
 
 def without_controls(points: DecisionPoints, completions: Sequence[Completion], pattern: str) -> DecisionPoints:
@@ -168,10 +173,3 @@ def _like(direction: Direction, values: np.ndarray, kind, name: str) -> Directio
 
 def _of_length(values: np.ndarray, like: Direction) -> np.ndarray:
     return values * (like.norm / np.linalg.norm(values))
-
-
-def _point(row: Completion, position: int, kind, event: int, token: int) -> DecisionPoint:
-    context = row.prompt_ids + row.ids[:position]
-    return DecisionPoint(
-        row.problem_id, row.sample_id, row.variant, kind, event, context, len(row.prompt_ids), position, token
-    )

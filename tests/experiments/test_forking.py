@@ -28,3 +28,26 @@ def test_a_loop_is_degenerate_whether_or_not_a_stop_token_ended_it(tmp_path, sto
     )  # fmt: skip
     problems = {"p": Problem("p", "question", "7")}
     assert forking._fork(study, looped, {("p", 0): original}, problems, samples=1).degenerate
+
+
+@pytest.mark.parametrize(
+    ("continued", "at_once", "again", "later"),
+    [
+        (" Wait, 5. So", True, True, False),
+        ("\n\nWait, 5. So", True, True, False),
+        ("\n 5 it is. Wait, 6", False, False, True),
+        (" \n5. \n Wait, 6", False, False, True),
+        ("So 5, wait. No", False, True, True),
+    ],
+)
+def test_blank_text_before_a_continuation_is_no_part_of_its_beginning_or_first_sentence(
+    tmp_path, continued, at_once, again, later
+):
+    study = Study(Config.model_validate(CONFIG), RunFolder(tmp_path), (), lambda *_: None, None)
+    original = Completion("p", 0, "a", "baseline", (1, 2), (3, 4, 9), "4. Wait", "length", (0, 1, 2))
+    row = Completion(
+        "p", forking.FORK_SAMPLES, "a", "fork: resample", (1, 2, 3, 4), (5,) * len(continued), continued, "length",
+        tuple(range(len(continued))),
+    )  # fmt: skip
+    found = forking._fork(study, row, {("p", 0): original}, {"p": Problem("p", "question", "7")}, samples=1)
+    assert (found.triggers_at_once, found.triggered_again, found.triggers_later) == (at_once, again, later)

@@ -1,6 +1,8 @@
 """Decision points: exact contexts, each control for its own event's token, and nothing dropped unsaid."""
 
+import operator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ import pytest
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError
 from backtracking.core.events import detect_events
+from backtracking.core.onsets import find_onsets
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS
-from backtracking.measures.control_matching import Matcher, begins_sentence, next_token_entropies
+from backtracking.measures.control_matching import begins_sentence, next_token_entropies
+from backtracking.measures.control_pools import Pool
 from backtracking.measures.decision_points import check_points, decision_points
 from backtracking.model.sampling import sample
 
@@ -90,17 +94,81 @@ def test_a_control_is_for_its_own_events_token_at_a_place_without_trigger(rows):
 
 
 def test_controls_come_from_the_same_problem_and_the_nearest_position(rows):
-    found = decision_points(rows, events_of(rows))
+    found = decision_points(rows, events_of(rows), clearance=2)
     first = next(c for c in found.controls if c.event == 0)
     assert (first.problem_id, first.sample_id, first.position) == ("a", 1, 3)
-    # All contexts at position 0 are the event's own: the control is the first token after it.
+    # All contexts at position 0 are the event's own, that at 1 leads to another event, and behind it is no control.
     second = next(c for c in found.controls if c.event == 1)
-    assert (second.problem_id, second.position) == ("b", 1)
+    assert (second.problem_id, second.sample_id, second.position) == ("b", 1, 2)
+
+
+def test_with_one_sample_per_problem_controls_stand_in_other_problems_and_not_beside_the_onset():
+    """Never in the event's own completion where another one fits, and never behind the event."""
+    plain = "So| one| and| two|.| Then| one| and| two|."
+    rows = [completion(f"p{n}", 0, pieces("So| one| and|.| Wait| two|.| Then| one| and")) for n in range(5)]
+    rows = [replace(row, prompt_ids=(n,)) for n, row in enumerate(rows)]
+    rows += [completion(f"q{n}", 0, pieces(plain), prompt=1 + n) for n in range(5)]
+    for match in (("position",), ("position", "sentence")):
+        for seed in range(5):
+            found = decision_points(rows, events_of(rows), match=match, seed=seed)
+            assert len(found.controls) == 5 and found.unmatched == ()
+            assert all(control.problem_id.startswith("q") for control in found.controls)
+            assert (found.in_own_completion, found.behind_trigger) == (0, 0)
+
+
+def long(problem, sample, trigger, length=80):
+    """A completion of so many tokens with a trigger at each of some positions; every sample begins in its own way."""
+    plain = [" one", " and", " two", " Then"]
+    words = [plain[(index * (3 + 2 * sample) + index * index // 7) % 4] for index in range(length)]
+    for position in trigger:
+        words[position - 1 : position + 2] = [".", " Wait", ","]
+    number = sample + sum(map(ord, problem))
+    return replace(completion(problem, sample, words), prompt_ids=(number,))
+
+
+def test_a_control_keeps_clear_of_every_trigger_of_its_completion():
+    rows = [long("a", 0, [40]), long("b", 0, [60]), long("c", 0, [20, 50]), long("d", 0, [30])]
+    for clearance, per_event in ((0, 6), (5, 6), (16, 6), (24, 3)):
+        found = decision_points(rows, events_of(rows), clearance=clearance, per_event=per_event)
+        by_key = {row.problem_id: row for row in rows}
+        for control in found.controls:
+            row, event = by_key[control.problem_id], found.events[control.event]
+            triggers = [index for index, token in enumerate(row.ids) if token == ID[" Wait"]]
+            assert all(abs(control.position - trigger) > clearance for trigger in triggers)
+            assert control.after_trigger == any(trigger < control.position for trigger in triggers)
+            assert control.problem_id != event.problem_id or control.position < event.position
+        assert found.behind_trigger == sum(control.after_trigger for control in found.controls)
+    own = decision_points(rows[:1], events_of(rows[:1]), per_event=99)
+    assert {c.position for c in own.controls} == set(range(15, 24)) and own.in_own_completion == 9
+    assert [u.found for u in own.unmatched] == [9]
+
+
+def test_a_place_behind_a_trigger_serves_only_where_no_other_does_and_is_counted():
+    early, late = long("a", 0, [2]), long("b", 0, [50])
+    both = decision_points([early, late], events_of([early, late]), tolerance=4)
+    found = {control.event: control for control in both.controls}
+    assert (found[0].problem_id, found[0].after_trigger) == ("b", False)
+    # Its own completion has nothing within 4 tokens before the event: what is left is behind the other's trigger.
+    assert (found[1].problem_id, found[1].position, found[1].after_trigger) == ("a", 50, True)
+    assert both.behind_trigger == 1 and both.to_pandas()["after_trigger"].sum() == 1
+    plain = long("c", 0, [])
+    better = decision_points([early, late, plain], events_of([early, late]), tolerance=4)
+    assert better.behind_trigger == 0
+
+
+def test_what_leads_another_sample_to_an_event_is_no_control():
+    """Samples that begin alike: up to where they part, the context of one is that of the other."""
+    rows = [long("a", 0, [40]), replace(long("a", 0, []), sample_id=1), long("b", 1, [41])]
+    found = decision_points(rows, events_of(rows), tolerance=10, per_event=40)
+    assert {(c.problem_id, c.position) for c in found.controls if c.event == 1 and c.sample_id == 1} == {
+        ("a", position)
+        for position in range(40, 52)  # the one has a full stop at 39, the other a word
+    }
 
 
 def test_sentence_boundaries_are_matched(rows):
     for seed in range(10):
-        found = decision_points(rows, events_of(rows), match=("position", "sentence"), seed=seed)
+        found = decision_points(rows, events_of(rows), match=("position", "sentence"), clearance=1, seed=seed)
         by_key = {(r.problem_id, r.sample_id): r for r in rows if r.condition == "baseline"}
         for point in found.controls:
             assert begins_sentence(by_key[point.problem_id, point.sample_id], point.position)
@@ -122,17 +190,17 @@ def test_where_sentences_begin(words, begins):
 
 
 def test_what_has_no_control_is_listed(rows):
-    found = decision_points(rows, events_of(rows), tolerance=0)
+    found = decision_points(rows, events_of(rows), tolerance=0, clearance=1)
     assert [(u.event, u.problem_id, u.sample_id, u.found) for u in found.unmatched] == [(1, "b", 0, 0)]
     assert (
-        "0 of 1 controls: no other position without a trigger within 0 tokens of position 0"
+        "0 of 1 controls: no other position within 0 tokens of position 0 and more than 1 from every trigger"
         in found.unmatched[0].reason
     )
     assert {c.event for c in found.controls} == {0, 2}
-    alone = rows[2:3]
-    lone = decision_points(alone, events_of(alone), per_event=9)
-    assert (lone.unmatched[0].found, len(lone.controls)) == (4, 4)
-    assert lone.unmatched_to_pandas()["reason"].str.startswith("4 of 9").all()
+    alone = rows[:1]
+    lone = decision_points(alone, events_of(alone), per_event=9, clearance=0)
+    assert (lone.unmatched[0].found, len(lone.controls)) == (3, 3)
+    assert lone.unmatched_to_pandas()["reason"].str.startswith("3 of 9").all()
 
 
 def test_uncounted_triggers_and_every_token_of_one_are_no_controls():
@@ -140,9 +208,9 @@ def test_uncounted_triggers_and_every_token_of_one_are_no_controls():
         completion("a", 0, pieces("So| one| Wait| two|.")),
         completion("a", 1, pieces("So| hold| on| Actually|,| two")),
     ]
-    found = decision_points(rows, events_of(rows)[:1], per_event=9)
+    found = decision_points(rows, events_of(rows)[:1], per_event=9, clearance=0)
     places = {(c.sample_id, c.position) for c in found.controls}
-    assert places == {(0, 0), (0, 1), (0, 3), (0, 4), (1, 4), (1, 5)}  # (1, 0) has the context of (0, 0)
+    assert places - {(0, 0)} - {(1, 0)} == {(0, 1), (1, 4), (1, 5)} and len(places) == 4  # one of two alike contexts
 
 
 def test_controls_are_of_the_same_variant():
@@ -200,10 +268,10 @@ def test_entropy_chooses_the_nearest_of_those_that_fit(tiny, problems):
         pred_pos_in_full=len(made[0].prompt_ids) + 9,
     )  # fmt: skip
     found = decision_points(made, [event], match=("position", "entropy"), tolerance=6, model=tiny)
-    entropies = {
-        (r.sample_id, i): next_token_entropies(tiny, r)[i] for r in made for i in range(4, min(17, len(r.ids)))
+    entropies = {  # of the other completions of the problem
+        (r.sample_id, i): next_token_entropies(tiny, r)[i] for r in made[1:] for i in range(4, min(17, len(r.ids)))
     }
-    target = entropies.pop((0, 10))
+    target = next_token_entropies(tiny, made[0])[10]
     best = min(entropies, key=lambda key: abs(entropies[key] - target))
     assert [(c.sample_id, c.position) for c in found.controls] == [best]
     with pytest.raises(InputError, match="needs the model"):
@@ -240,27 +308,48 @@ def random_rows(seed, count, kind=Completion):
 
 @pytest.mark.parametrize("match", [("position",), ("position", "sentence")])
 @pytest.mark.parametrize("per_event", [1, 4])
-def test_pools_are_those_of_a_search_through_all_completions(match, per_event, monkeypatch):
-    """The same controls in the same order, from the same random numbers."""
-    every = [random_rows(seed, 60) for seed in range(5)]
-    options = {"match": match, "per_event": per_event, "tolerance": 6}
-    found = [decision_points(rows, events_of(rows), seed=3, **options) for rows in every]
-
-    def ordered(self, wanted, *, home):
-        like = wanted.completion
-        pool = [c for c in rows if c.variant == like.variant and (c.problem_id == like.problem_id) == home]
-        shuffled = [pool[index] for index in self._rng.permutation(len(pool)).tolist()]
-        for distance in range(self._tolerance + 1):
-            sides = [-distance, distance] if self._rng.integers(2) else [distance, -distance]
-            for completion in shuffled:
-                for position in dict.fromkeys(wanted.position + side for side in sides):
-                    if 0 <= position < len(completion.ids) and self._fits(completion, position, wanted):
-                        yield completion, position
-
-    monkeypatch.setattr(Matcher, "_ordered", ordered)
-    for rows, one in zip(every, found, strict=True):
-        assert one == decision_points(rows, events_of(rows), seed=3, **options)
-        assert one.controls
+def test_every_control_is_one_a_search_through_all_completions_allows(match, per_event):
+    """Against a plain list of the places that fit: the source that comes first, and in it the nearest, unused."""
+    for seed in range(5):
+        rows = random_rows(seed, 60)
+        found = decision_points(
+            rows, events_of(rows), match=match, per_event=per_event, tolerance=6, clearance=3, seed=3
+        )
+        assert found == decision_points(
+            rows, events_of(rows), match=match, per_event=per_event, tolerance=6, clearance=3, seed=3
+        )
+        by_key = {(row.problem_id, row.sample_id): row for row in rows}
+        used = {control.context for control in found.controls}
+        contexts = {event.context: event for event in found.events}
+        for event in found.events:
+            own = by_key[event.problem_id, event.sample_id]
+            taken = [control for control in found.controls if control.event == event.event]
+            free = []
+            for row in rows:
+                marks = [row.token_at(onset.char) for onset in find_onsets(row.text)]
+                for position in range(max(0, event.position - 6), min(len(row.ids), event.position + 7)):
+                    context = row.prompt_ids + row.ids[:position]
+                    leads = any(c[: len(context)] == context and len(c) - len(context) <= 3 for c in contexts)
+                    boundary = begins_sentence(row, position) == begins_sentence(own, event.position)
+                    if (
+                        row.variant == event.variant
+                        and all(abs(position - mark) > 3 for mark in marks)
+                        and (boundary or "sentence" not in match)
+                        and not leads
+                        and (row is not own or position < event.position)
+                    ):
+                        home = 0 if row.problem_id == event.problem_id else 1
+                        behind = any(mark < position for mark in marks)
+                        rank = (behind, 2 if row is own else home, abs(position - event.position))
+                        free.append((rank, context))
+            ranks = dict.fromkeys(context for _, context in free)
+            assert all(control.context in ranks for control in taken)
+            assert len({control.context for control in taken}) == min(per_event, len(ranks))
+            worst = max((min(rank for rank, c in free if c == control.context) for control in taken), default=None)
+            if worst is not None and not any(found.controls.count(control) > 1 for control in taken):
+                mine = {control.context for control in taken}
+                better = [c for rank, c in free if rank < worst and c not in mine]
+                assert all(c in used for c in better)
 
 
 class Counted(Completion):
@@ -277,8 +366,21 @@ def test_the_search_does_not_go_through_all_completions_for_each_event():
     rows = random_rows(0, 300, Counted)
     events = events_of(rows)
     Counted.asked = 0
-    found = decision_points(rows, events)
-    assert len(found.events) > 100 and Counted.asked < 10 * len(rows)
+    found = decision_points(rows, events, clearance=2)
+    assert len(found.events) > 100 and Counted.asked < 20 * len(rows)
+
+
+def test_a_pool_gives_each_completion_as_often_and_forgets_those_that_never_fit():
+    rows, rng, seen = random_rows(0, 8), np.random.default_rng(0), []
+    for _ in range(400):
+        pool, drawn = Pool(rows, 2), []
+        never = partial(operator.contains, drawn)
+        while row := pool.draw(rng, never=never, fits=lambda row: row is not rows[3]):
+            drawn.append(row)
+        assert len(drawn) == 5 and rows[3] not in drawn
+        seen.append(rows.index(drawn[0]))
+    counts = np.bincount(seen, minlength=8)
+    assert counts[[0, 1, 3]].sum() == 0 and counts[[2, 4, 5, 6, 7]].min() > 50
 
 
 def test_what_decision_points_did_not_make_is_named(rows):
