@@ -23,6 +23,8 @@ class SmallestCircuit:
     keeps: float
     """Faithfulness that was asked for."""
     sites: tuple[Site, ...]
+    window: int
+    """Last positions at which the other nodes were held at their mean; before them the whole model ran."""
     selecting: float
     """Its faithfulness on the half that chose it."""
     faithfulness: Estimate
@@ -33,10 +35,17 @@ class SmallestCircuit:
     def __str__(self) -> str:
         """Return it in one line."""
         low, high = 100 * self.random.low, 100 * self.random.high
+        what, them = ("node keeps", "it") if len(self.sites) == 1 else ("nodes keep", "them")
         return (
-            f"{len(self.sites)} nodes keep {self.faithfulness.percent()} of the trigger on problems that did not "
-            f"choose them (random sets {low:.1f} to {high:.1f} %): {', '.join(map(str, self.sites))}"
+            f"{len(self.sites)} {what} {self.faithfulness.percent()} of the trigger on problems that did not choose "
+            f"{them}, the others held at their mean at {last_positions(self.window)} (random sets {low:.1f} to "
+            f"{high:.1f} %): {', '.join(map(str, self.sites))}"
         )
+
+
+def last_positions(window: int) -> str:
+    """In words, the positions at which nodes were ablated."""
+    return "the prediction position alone" if window == 1 else f"the last {window} positions"
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Circuit:
     """Whose means stand in for what is not kept."""
     reference_contexts: int
     window: int
+    """Last positions at which nodes that are not kept are held at their mean."""
     selecting_problems: int
     """Problems that chose the order; those of the readings below, unless named so, are others."""
     problems: tuple[Hashable, ...]
@@ -118,6 +128,7 @@ class Circuit:
         return SmallestCircuit(
             keeps,
             self.order[:size],
+            self.window,
             self.selecting_faithfulness(size),
             self.faithfulness(size),
             self.random_faithfulness(size),
@@ -127,7 +138,8 @@ class Circuit:
         """One row per size: `added` (the node of that rank), numbers of heads and MLPs, and faithfulness.
 
         `faithfulness` has its 95 % interval clustered by problem, on problems that did not choose; `selecting` is that
-        of those that did; `random_low`, `random_median` and `random_high` are 2.5, 50 and 97.5 % of the random sets.
+        of those that did; `random_low`, `random_median` and `random_high` are 2.5, 50 and 97.5 % of the random sets;
+        `window` is the number of last positions at which nodes were ablated.
         """
         rows = []
         for size in self.sizes:
@@ -142,6 +154,7 @@ class Circuit:
                     "random_p": rank.p_value, "draws": rank.draws, "events": estimate.n,
                     "problems": estimate.clusters, "selecting_problems": self.selecting_problems,
                     "reference": self.reference, "reference_contexts": self.reference_contexts,
+                    "window": self.window,
                 }
             )  # fmt: skip
         return pd.DataFrame(rows)
