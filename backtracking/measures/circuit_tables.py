@@ -21,7 +21,7 @@ class SmallestCircuit:
     """The smallest set that keeps what was asked for, by the half of the problems that chose it."""
 
     keeps: float
-    """Faithfulness that was asked for."""
+    """Share that was asked for: its faithfulness is no further from 1 than this share is."""
     sites: tuple[Site, ...]
     window: int
     """Last positions at which the other nodes were held at their mean; before them the whole model ran."""
@@ -113,17 +113,26 @@ class Circuit:
         return null_rank(self._estimates[column].value, drawn.tolist(), side="greater")
 
     def smallest(self, keeps: float = 0.8) -> SmallestCircuit:
-        """The smallest measured size that keeps so much on the half that chose it.
+        """The smallest measured size whose faithfulness, on the half that chose it, is near enough to the whole's.
+
+        Near enough is |1 - faithfulness| <= 1 - keeps, since nodes were taken away by how far the reading moved, up
+        or down. A set that keeps 450 % lacks what holds the trigger back, and is further from the whole than nothing.
+
+        Args:
+            keeps: Share of the trigger; 0.8 takes a faithfulness of 0.8 to 1.2.
 
         Raises:
-            InputError: `keeps` is not between 0 and 1.
+            InputError: `keeps` is not above 0 and at most 1, or no measured size is that near.
         """
         if not 0 < keeps <= 1:
             raise InputError(f"a circuit cannot be asked to keep {keeps}; give a share above 0, at most 1")
         # The whole model keeps exactly 1, but only if it was among the sizes.
-        enough = [size for size in self.sizes if self.selecting_faithfulness(size) >= keeps - 1e-9]
+        enough = [size for size in self.sizes if abs(1 - self.selecting_faithfulness(size)) <= 1 - keeps + 1e-9]
         if not enough:
-            raise InputError(f"none of the sizes {list(self.sizes)} keeps {keeps:g}; measure larger ones")
+            raise InputError(
+                f"none of the sizes {list(self.sizes)} keeps {keeps:g} to {2 - keeps:g} of the trigger; "
+                "measure larger ones"
+            )
         size = enough[0]
         return SmallestCircuit(
             keeps,

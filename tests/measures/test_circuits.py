@@ -58,6 +58,21 @@ def test_the_whole_model_keeps_exactly_everything(planted):
     assert (whole.value, whole.low, whole.high) == (1, 1, 1) and found.selecting_faithfulness(15) == 1
 
 
+def test_a_set_that_overshoots_does_not_keep_the_trigger(planted):
+    """It moves the reading 3.5 times as far from the whole model's as one that keeps nothing."""
+    found = planted[0]
+    gap = found.selecting_full - found.selecting_none
+
+    def with_shares(*shares):
+        return replace(found, selecting_kept=np.stack([found.selecting_none + share * gap for share in shares], axis=1))
+
+    overshoots = with_shares(4.5, 1.15, 1.0)
+    assert len(overshoots.smallest(0.8).sites) == 2 and len(overshoots.smallest(0.9).sites) == 15
+    assert len(with_shares(0.8, 1.0, 1.0).smallest(0.8).sites) == 1  # the ends count
+    with pytest.raises(InputError, match=r"none of the sizes \[1, 2, 15\] keeps 0.9 to 1.1"):
+        with_shares(4.5, 1.15, -1.0).smallest(0.9)
+
+
 def test_problems_that_choose_are_not_those_that_are_measured(planted):
     found, points, model, trigger = planted
     assert found.selecting_problems == 6 and len(set(found.problems)) == 6 and len(found.problems) == 12
