@@ -10,6 +10,8 @@ import numpy as np
 from backtracking.core.errors import InputError
 
 NamedScope = Literal["all", "prompt", "decode"]
+DECISION_WINDOW = 4
+"""Positions in which a decision is made, the prediction position the last: a word may be settled some tokens early."""
 
 
 @dataclass(frozen=True)

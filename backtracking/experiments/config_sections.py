@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backtracking.core.onsets import Lexicon
 from backtracking.core.prompts import INSTRUCTION, VARIANTS
+from backtracking.core.scopes import DECISION_WINDOW
 from backtracking.model.placement import DeviceMap, Quantization
 from backtracking.model.sampling.sampler import Engine
 from backtracking.workspace.log_sinks import SinkName
@@ -148,7 +149,7 @@ class AnalysisSection(Section):
     """Sites of each component that the targeted ablation takes, at most: those that are significant."""
     scan_heads: bool = False
     """Scan every attention head too; heads then count as sites of their own kind."""
-    scan_window: int = Field(default=4, ge=1)
+    scan_window: int = Field(default=DECISION_WINDOW, ge=1)
     """Positions at which the scan switches a site off: the prediction position and those before it."""
     max_control_kl: float | None = Field(default=0.05, gt=0)
     """A site that disturbs ordinary text by more, in nats at the controls, is not selected; null selects any."""

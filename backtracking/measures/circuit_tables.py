@@ -21,8 +21,10 @@ class SmallestCircuit:
     """The smallest set that keeps what was asked for, by the half of the problems that chose it."""
 
     keeps: float
-    """Faithfulness that was asked for."""
+    """Share that was asked for: its faithfulness is no further from 1 than this share is."""
     sites: tuple[Site, ...]
+    window: int
+    """Last positions at which the other nodes were held at their mean; before them the whole model ran."""
     selecting: float
     """Its faithfulness on the half that chose it."""
     faithfulness: Estimate
@@ -33,10 +35,17 @@ class SmallestCircuit:
     def __str__(self) -> str:
         """Return it in one line."""
         low, high = 100 * self.random.low, 100 * self.random.high
+        what, them = ("node keeps", "it") if len(self.sites) == 1 else ("nodes keep", "them")
         return (
-            f"{len(self.sites)} nodes keep {self.faithfulness.percent()} of the trigger on problems that did not "
-            f"choose them (random sets {low:.1f} to {high:.1f} %): {', '.join(map(str, self.sites))}"
+            f"{len(self.sites)} {what} {self.faithfulness.percent()} of the trigger on problems that did not choose "
+            f"{them}, the others held at their mean at {last_positions(self.window)} (random sets {low:.1f} to "
+            f"{high:.1f} %): {', '.join(map(str, self.sites))}"
         )
+
+
+def last_positions(window: int) -> str:
+    """In words, the positions at which nodes were ablated."""
+    return "the prediction position alone" if window == 1 else f"the last {window} positions"
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Circuit:
     """Whose means stand in for what is not kept."""
     reference_contexts: int
     window: int
+    """Last positions at which nodes that are not kept are held at their mean."""
     selecting_problems: int
     """Problems that chose the order; those of the readings below, unless named so, are others."""
     problems: tuple[Hashable, ...]
@@ -103,21 +113,31 @@ class Circuit:
         return null_rank(self._estimates[column].value, drawn.tolist(), side="greater")
 
     def smallest(self, keeps: float = 0.8) -> SmallestCircuit:
-        """The smallest measured size that keeps so much on the half that chose it.
+        """The smallest measured size whose faithfulness, on the half that chose it, is near enough to the whole's.
+
+        Near enough is |1 - faithfulness| <= 1 - keeps, since nodes were taken away by how far the reading moved, up
+        or down. A set that keeps 450 % lacks what holds the trigger back, and is further from the whole than nothing.
+
+        Args:
+            keeps: Share of the trigger; 0.8 takes a faithfulness of 0.8 to 1.2.
 
         Raises:
-            InputError: `keeps` is not between 0 and 1.
+            InputError: `keeps` is not above 0 and at most 1, or no measured size is that near.
         """
         if not 0 < keeps <= 1:
             raise InputError(f"a circuit cannot be asked to keep {keeps}; give a share above 0, at most 1")
         # The whole model keeps exactly 1, but only if it was among the sizes.
-        enough = [size for size in self.sizes if self.selecting_faithfulness(size) >= keeps - 1e-9]
+        enough = [size for size in self.sizes if abs(1 - self.selecting_faithfulness(size)) <= 1 - keeps + 1e-9]
         if not enough:
-            raise InputError(f"none of the sizes {list(self.sizes)} keeps {keeps:g}; measure larger ones")
+            raise InputError(
+                f"none of the sizes {list(self.sizes)} keeps {keeps:g} to {2 - keeps:g} of the trigger; "
+                "measure larger ones"
+            )
         size = enough[0]
         return SmallestCircuit(
             keeps,
             self.order[:size],
+            self.window,
             self.selecting_faithfulness(size),
             self.faithfulness(size),
             self.random_faithfulness(size),
@@ -127,7 +147,8 @@ class Circuit:
         """One row per size: `added` (the node of that rank), numbers of heads and MLPs, and faithfulness.
 
         `faithfulness` has its 95 % interval clustered by problem, on problems that did not choose; `selecting` is that
-        of those that did; `random_low`, `random_median` and `random_high` are 2.5, 50 and 97.5 % of the random sets.
+        of those that did; `random_low`, `random_median` and `random_high` are 2.5, 50 and 97.5 % of the random sets;
+        `window` is the number of last positions at which nodes were ablated.
         """
         rows = []
         for size in self.sizes:
@@ -142,6 +163,7 @@ class Circuit:
                     "random_p": rank.p_value, "draws": rank.draws, "events": estimate.n,
                     "problems": estimate.clusters, "selecting_problems": self.selecting_problems,
                     "reference": self.reference, "reference_contexts": self.reference_contexts,
+                    "window": self.window,
                 }
             )  # fmt: skip
         return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""The smallest set of heads and MLPs that keeps the trigger, everything else held at its mean.
+"""The smallest set of heads and MLPs that keeps the trigger, the others held at their mean at the last positions.
 
 Nodes are taken away one by one from the whole model, always the one whose loss moves the reading least, and every
 step is an exact run (as in Conmy et al. 2023, but nodes, not edges). Problems are split: one half chooses, the other
@@ -12,6 +12,7 @@ import numpy as np
 
 from backtracking.core.errors import InputError
 from backtracking.core.null_draws import MINIMUM_DRAWS
+from backtracking.core.scopes import DECISION_WINDOW
 from backtracking.core.sites import Site
 from backtracking.measures.circuit_tables import Circuit
 from backtracking.measures.decision_points import DecisionPoint, DecisionPoints
@@ -30,7 +31,7 @@ def find_circuit(
     *,
     trigger_ids: Sequence[int],
     reference: Reference = "controls",
-    window: int = 1,
+    window: int = DECISION_WINDOW,
     reading: Reading = "logit_difference",
     pool: int = 8,
     sizes: Sequence[int] | None = None,
@@ -45,8 +46,9 @@ def find_circuit(
         points: Events; controls too if they are the reference.
         trigger_ids: Tokens that begin a trigger.
         reference: Over whose contexts, of problems of the selecting half, the means are taken.
-        window: Last positions at which nodes are ablated: 1 is the prediction position alone, where the decision is
-            read; what earlier positions computed then stays as it was.
+        window: Last positions at which nodes are ablated, as many as the scan of a run takes if not given. What
+            earlier positions computed stays as it was: 1, the prediction position alone, leaves out of the circuit
+            whatever prepares the decision one token before.
         reading: What the circuit has to keep.
         pool: Nodes tried at each step, those first that matter least by themselves; more is slower and never guesses.
         sizes: Numbers of nodes to measure; all up to 12 and then ever fewer if not given.

@@ -4,6 +4,8 @@ The head attends to the chosen token, reads it through the key-value head that i
 the trigger. The neighbour reads the same and writes nothing.
 """
 
+from typing import Any
+
 import torch
 import transformers as hf
 
@@ -14,13 +16,27 @@ from tests.tiny import tiny_tokenizer
 SEES, WRITES, CONSTANT = 0, 1, 2
 CHOSEN = range(10, 20)
 OTHERS = range(40, 70)
-LAYER, HEAD, NEIGHBOUR, KV_HEAD = 1, 2, 3, 1
+LAYER, HEAD, NEIGHBOUR = 1, 2, 3
 D_HEAD, SLOW = 8, 3
 """`SLOW` is the coordinate of a head that the rotary embedding turns least."""
 
 
 def planted_head(seed: int = 0, *, others: float = 1.0) -> tuple[HookedReasoner, int]:
     """The model and the id of its trigger; every other site is random but writes none of the three coordinates."""
+    module, tokenizer, trigger = blank_model(seed, others=others, silent=(SEES, WRITES, CONSTANT))
+    with torch.no_grad():
+        trigger_in(module, trigger)
+        wire_head(module, LAYER, HEAD, looks_for=SEES, reads=SEES, writes=WRITES)
+    return HookedReasoner.from_hf(module, tokenizer, name="planted head"), trigger
+
+
+def blank_model(
+    seed: int, *, others: float = 1.0, silent: tuple[int, ...]
+) -> tuple[Any, hf.PreTrainedTokenizerFast, int]:
+    """A random model whose sites write none of the silent coordinates, its tokenizer and the id of its trigger.
+
+    Chosen tokens are marked in the embedding; what sites write elsewhere is multiplied by `others`.
+    """
     tokenizer = tiny_tokenizer()
     trigger = tokenizer.convert_tokens_to_ids("Wait")
     assert isinstance(trigger, int)
@@ -34,28 +50,40 @@ def planted_head(seed: int = 0, *, others: float = 1.0) -> tuple[HookedReasoner,
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_((1.0 if "norm" in name else 0.0) + 0.1 * torch.randn_like(parameter))
-        embed, unembed = module.model.embed_tokens.weight, module.lm_head.weight
+        embed = module.model.embed_tokens.weight
         embed.normal_()
         embed[:, [SEES, WRITES]] = 0
         embed[:, CONSTANT] = 2
         embed[list(CHOSEN), SEES] = 3
-        unembed.mul_(3)[:, [SEES, WRITES, CONSTANT]] = 0
-        unembed[trigger] = 0
-        unembed[trigger, WRITES] = 2
+        module.lm_head.weight.mul_(3)[:, list(silent)] = 0
         for layer in module.model.layers:
             for written in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
-                written.mul_(others)[[SEES, WRITES, CONSTANT]] = 0
-        attention = module.model.layers[LAYER].self_attn
-        query, shared = slice(HEAD * D_HEAD, (HEAD + 1) * D_HEAD), slice(KV_HEAD * D_HEAD, (KV_HEAD + 1) * D_HEAD)
-        for projection, rows in ((attention.q_proj, query), (attention.k_proj, shared), (attention.v_proj, shared)):
-            projection.weight[rows] = 0
-            projection.bias[rows] = 0
-        attention.q_proj.weight[HEAD * D_HEAD + SLOW, CONSTANT] = 4
-        attention.k_proj.weight[KV_HEAD * D_HEAD + SLOW, SEES] = 4
-        attention.v_proj.weight[KV_HEAD * D_HEAD, SEES] = 1
-        attention.o_proj.weight[:, query] = 0
-        attention.o_proj.weight[WRITES, HEAD * D_HEAD] = 3
-    return HookedReasoner.from_hf(module, tokenizer, name="planted head"), trigger
+                written.mul_(others)[list(silent)] = 0
+    return module, tokenizer, trigger
+
+
+def trigger_in(module: Any, trigger: int) -> None:
+    """Make the logit of the trigger what stands in the coordinate `WRITES`, and nothing else."""
+    unembed = module.lm_head.weight
+    unembed[trigger] = 0
+    unembed[trigger, WRITES] = 2
+
+
+def wire_head(module: Any, layer: int, head: int, *, looks_for: int, reads: int, writes: int) -> None:
+    """Make a query head attend to where one coordinate is high, read another there and write a third.
+
+    Its key-value head is shared with a neighbour, which then reads the same and writes what it wrote before.
+    """
+    attention, shared_head = module.model.layers[layer].self_attn, head // 2
+    query, shared = (slice(index * D_HEAD, (index + 1) * D_HEAD) for index in (head, shared_head))
+    for projection, rows in ((attention.q_proj, query), (attention.k_proj, shared), (attention.v_proj, shared)):
+        projection.weight[rows] = 0
+        projection.bias[rows] = 0
+    attention.q_proj.weight[head * D_HEAD + SLOW, CONSTANT] = 4
+    attention.k_proj.weight[shared_head * D_HEAD + SLOW, looks_for] = 4
+    attention.v_proj.weight[shared_head * D_HEAD, reads] = 1
+    attention.o_proj.weight[:, query] = 0
+    attention.o_proj.weight[writes, head * D_HEAD] = 3
 
 
 def head_points(token: int, *, problems: int = 24, seed: int = 0) -> DecisionPoints:

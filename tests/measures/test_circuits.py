@@ -8,12 +8,14 @@ import torch
 
 from backtracking.core.errors import InputError
 from backtracking.core.sites import Site
+from backtracking.experiments.config import Config
 from backtracking.measures.circuits import find_circuit
 from backtracking.measures.mean_ablation import Ablator, circuit_nodes, mean_activations
 from backtracking.measures.trigger_reading import trigger_tensor
 from backtracking.model.hook_names import hook_point
 from tests.measures.planted import random_points
 from tests.measures.planted_head import HEAD, LAYER, head_points, planted_head
+from tests.measures.planted_relay import NOTES, TELLS, planted_relay, relay_points
 
 TRIGGERS = (60, 61, 62)
 
@@ -31,7 +33,22 @@ def test_a_planted_head_is_the_circuit(planted):
     best = found.smallest(0.8)
     assert best.sites == (Site("attn", LAYER, HEAD),)
     assert best.faithfulness.value == pytest.approx(1, abs=0.05) and best.faithfulness.low > 0.9
-    assert best.random.median < 0.1 and "1 nodes keep 1" in str(best)
+    assert best.random.median < 0.1 and "1 node keeps 1" in str(best)
+
+
+def test_a_head_that_acts_before_the_prediction_position_is_in_the_circuit():
+    """At the prediction position alone the planted head is never ablated, and the other keeps everything by itself."""
+    model, trigger = planted_relay()
+    points = relay_points(trigger)
+    notes, tells = (Site("attn", layer, head) for layer, head in (NOTES, TELLS))
+    found = find_circuit(model, points, trigger_ids=[trigger], sizes=[1, 2, 15], pool=4)
+    assert found.window == Config().analysis.scan_window == 4 and set(found.to_pandas()["window"]) == {4}
+    best = found.smallest(0.8)
+    assert set(best.sites) == {notes, tells} and found.faithfulness(1).high < 0.3
+    assert "the others held at their mean at the last 4 positions" in str(best)
+    alone = find_circuit(model, points, trigger_ids=[trigger], sizes=[1], pool=4, window=1)
+    assert alone.order[0] == tells and alone.faithfulness(1).low > 1
+    assert "at the prediction position alone" in str(alone.smallest(0.8))
 
 
 def test_the_whole_model_keeps_exactly_everything(planted):
@@ -39,6 +56,21 @@ def test_the_whole_model_keeps_exactly_everything(planted):
     assert (found.kept[:, -1] == found.full).all() and (found.random[:, -1] == found.full[:, None]).all()
     whole = found.faithfulness(15)
     assert (whole.value, whole.low, whole.high) == (1, 1, 1) and found.selecting_faithfulness(15) == 1
+
+
+def test_a_set_that_overshoots_does_not_keep_the_trigger(planted):
+    """It moves the reading 3.5 times as far from the whole model's as one that keeps nothing."""
+    found = planted[0]
+    gap = found.selecting_full - found.selecting_none
+
+    def with_shares(*shares):
+        return replace(found, selecting_kept=np.stack([found.selecting_none + share * gap for share in shares], axis=1))
+
+    overshoots = with_shares(4.5, 1.15, 1.0)
+    assert len(overshoots.smallest(0.8).sites) == 2 and len(overshoots.smallest(0.9).sites) == 15
+    assert len(with_shares(0.8, 1.0, 1.0).smallest(0.8).sites) == 1  # the ends count
+    with pytest.raises(InputError, match=r"none of the sizes \[1, 2, 15\] keeps 0.9 to 1.1"):
+        with_shares(4.5, 1.15, -1.0).smallest(0.9)
 
 
 def test_problems_that_choose_are_not_those_that_are_measured(planted):
@@ -108,7 +140,7 @@ def test_the_order_is_the_greedy_one_of_plain_code(planted):
     """With every node tried at each step, each loss is the least of all that remain."""
     _, _, model, trigger = planted
     points = head_points(trigger, problems=6)
-    found = find_circuit(model, points, trigger_ids=[trigger], sizes=[15], pool=15)
+    found = find_circuit(model, points, trigger_ids=[trigger], sizes=[15], pool=15, window=1)
     chosen = [e for e in points.events if e.problem_id not in found.problems]
     means = mean_activations(
         model, [c.context for c in points.controls if c.problem_id not in found.problems], window=1

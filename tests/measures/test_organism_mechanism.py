@@ -38,4 +38,4 @@ def test_the_circuit_keeps_more_than_any_random_set_on_problems_that_did_not_cho
     found = find_circuit(model, points, trigger_ids=triggers, pool=4, sizes=[12])
     rank = found.random_faithfulness(12)
     assert rank.as_extreme == 0 and rank.effect > 0.5 > rank.median
-    assert "attn.3.h2" in map(str, found.order[:4])
+    assert {"attn.1.h0", "attn.3.h2"} <= set(map(str, found.order[:12]))  # the one acts a token before the other

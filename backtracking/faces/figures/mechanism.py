@@ -9,7 +9,7 @@ from backtracking.faces.figures.style import FONT, palette
 from backtracking.measures.activation_patching import ActivationPatching
 from backtracking.measures.attention_patterns import AttentionPatterns
 from backtracking.measures.attribution_patching import AttributionPatching
-from backtracking.measures.circuit_tables import Circuit
+from backtracking.measures.circuit_tables import Circuit, last_positions
 from backtracking.measures.path_patching import PathPatching
 
 GREY = "#6b7280"
@@ -157,7 +157,8 @@ def faithfulness_curve(result: Circuit) -> go.Figure:
         figure,
         "How much of the trigger a circuit keeps",
         [
-            f"the rest held at its mean over {first['reference_contexts']} {first['reference']}",
+            f"the rest held at its mean over {first['reference_contexts']} {first['reference']} at "
+            f"{last_positions(result.window)}",
             f"chosen on {first['selecting_problems']} problems, measured on {first['events']} onsets of "
             f"{first['problems']} others,",
             f"95 % intervals clustered by problem, {first['draws']} random sets per size",
