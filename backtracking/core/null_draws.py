@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from backtracking.core.errors import InputError
 
@@ -26,7 +27,14 @@ class NullRank:
     draws: int
     as_extreme: int
     """Draws at least as extreme as the effect."""
+    same_direction: int
+    """Draws at least as extreme that go where the effect goes, up or down; all draws beside an effect of 0."""
     side: Side
+
+
+def as_far_along(values: Float[np.ndarray, " draw"], effect: float) -> Bool[np.ndarray, " draw"]:
+    """Which effects are at least as large as another and go where it goes, up or down; all beside an effect of 0."""
+    return values * np.sign(effect) >= abs(effect)
 
 
 def null_rank(effect: float, draws: Sequence[float], *, side: Side = "both", minimum: int = MINIMUM_DRAWS) -> NullRank:
@@ -57,6 +65,6 @@ def null_rank(effect: float, draws: Sequence[float], *, side: Side = "both", min
         extreme = np.abs(values) >= abs(effect)
     else:
         extreme = values <= effect if side == "less" else values >= effect
-    count = int(extreme.sum())
+    count, along = int(extreme.sum()), int(as_far_along(values, effect).sum())
     low, median, high = np.quantile(values, [0.025, 0.5, 0.975]).tolist()
-    return NullRank(effect, (1 + count) / (1 + len(values)), low, high, median, len(values), count, side)
+    return NullRank(effect, (1 + count) / (1 + len(values)), low, high, median, len(values), count, along, side)

@@ -14,7 +14,8 @@ from backtracking.core.interventions import Ban, Condition
 from backtracking.core.onsets import find_onsets
 from backtracking.core.problems import Problem
 from backtracking.core.sites import Site
-from backtracking.experiments.phase1 import FORKED, generate, targeted_condition
+from backtracking.experiments.ablation_arms import targeted_condition
+from backtracking.experiments.phase1 import FORKED, generate
 from backtracking.experiments.study import Study
 from backtracking.measures.decision_points import DecisionPoint
 from backtracking.measures.forks import RESAMPLE, Fork, ForkStudy, compare_forks

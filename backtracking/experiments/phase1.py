@@ -6,21 +6,21 @@ its result. A step that needs an earlier one calls it; what that one has saved i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event, OnsetRow, table
-from backtracking.core.interventions import BASELINE, Ban, Condition, Scale
+from backtracking.core.interventions import BASELINE, Ban, Condition
 from backtracking.core.null_draws import MINIMUM_DRAWS
-from backtracking.core.shape_draws import shape_matched_draws
-from backtracking.core.sites import Site
+from backtracking.experiments.ablation_arms import RANDOM, TARGETED, random_conditions, targeted_condition
+from backtracking.experiments.behaviour_tables import behaviour_of
 from backtracking.experiments.config_sections import AnalysisSection
 from backtracking.experiments.receipts import receipts_table
 from backtracking.experiments.selection import SelectedSites, save_selection, saved_selection, select
 from backtracking.experiments.study import Study
 from backtracking.measures.ablation_scan import AblationScan, ablation_scan
 from backtracking.measures.attribution import LogitAttribution, logit_attribution
+from backtracking.measures.behaviour import WordOrBehaviour
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_points import CLEARANCE, DecisionPoints, decision_points
 from backtracking.measures.logit_lens import LogitLens, logit_lens
@@ -28,7 +28,7 @@ from backtracking.measures.random_draws import TargetedAgainstRandom, targeted_a
 from backtracking.measures.variants import VariantComparison, compare_variants
 from backtracking.model.tokens import tokens_that_begin
 
-TARGETED, RANDOM, BANNED = "targeted_ablation", "random_ablation", "ban"
+BANNED = "ban"
 FORKED = "forks"
 """Group of the completions that continue others."""
 
@@ -48,6 +48,8 @@ class Phase1:
     selection: SelectedSites
     comparison: ConditionComparison
     targeted: TargetedAgainstRandom | None
+    behaviour: WordOrBehaviour
+    """Of the same arms, without the random draws."""
     completions: Completions
     """Of the arms of the run's own variant."""
 
@@ -63,10 +65,10 @@ def run_phase1(study: Study) -> Phase1:
     scan, selection = scan_ablations(study, points)
     completions = sample_arms(study)
     comparison, targeted = compare(study, completions)
+    behaviour = word_or_behaviour(study, completions)
     events, onsets = detect(study, groups=_groups(study))
-    return Phase1(
-        study, events, onsets, formatting, points, lens, attribution, scan, selection, comparison, targeted, completions
-    )
+    return Phase1(study, events, onsets, formatting, points, lens, attribution, scan, selection, comparison,
+                  targeted, behaviour, completions)  # fmt: skip
 
 
 def _groups(study: Study) -> tuple[str, ...]:
@@ -199,35 +201,9 @@ def scan_ablations(study: Study, points: DecisionPoints | None = None) -> tuple[
     return scan, selection
 
 
-def targeted_condition(study: Study, sites: Sequence[Site], name: str = TARGETED) -> Condition:
-    """The ablation of given sites while decoding, by the config's factor."""
-    factor = study.config.ablation_generation.scale
-    return Condition(name, [Scale(site, factor, "decode") for site in sites])
-
-
 def ban(study: Study) -> Completions:
     """Completions of the control that removes the words and touches nothing inside; every sweep shares them."""
     return study.sample("ban", (Condition(BANNED, [Ban(study.config.lexicon().strict)]),))
-
-
-def random_conditions(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]:
-    """Ablations of random sites, each draw of the shape of the targeted one.
-
-    They share no site with it where the model has enough such sets. None where it has too few even so to make a null
-    distribution. The run's log says what was not possible.
-    """
-    section, among = study.config.ablation_generation, _candidates(study, sites)
-    draws_of = partial(shape_matched_draws, sites, among, draws=section.random_draws, seed=section.random_control_seed)
-    try:
-        draws = draws_of()
-    except InputError as few:
-        study.folder.log("random ablations may share sites with the targeted one", reason=str(few))
-        try:
-            draws = draws_of(overlap=True)
-        except InputError as error:
-            study.folder.log("no random ablations", reason=str(error))
-            return ()
-    return tuple(targeted_condition(study, draw, f"{RANDOM}_{number}") for number, draw in enumerate(draws, 1))
 
 
 def sample_arms(study: Study) -> Completions:
@@ -267,11 +243,8 @@ def compare(
     return found, targeted
 
 
-def _candidates(study: Study, sites: Sequence[Site]) -> tuple[Site, ...]:
-    """Every site of the kinds that were selected."""
-    model = study.model
-    heads = [site for site in sites if site.head is not None]
-    found = [site for site in model.sites(study.config.analysis.ablation_components)]
-    if heads:
-        found += [Site("attn", layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
-    return tuple(found)
+def word_or_behaviour(study: Study, completions: Completions | None = None) -> WordOrBehaviour:
+    """What the targeted ablation and the ban do to the trigger words, and what to the corrections without them."""
+    arms = completions or sample_arms(study)
+    kept = Completions(each for each in arms if not each.condition.startswith(f"{RANDOM}_"))
+    return behaviour_of(study, "conditions", kept, *study.detect(kept))

@@ -12,6 +12,7 @@ from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Add, Condition, Scale
 from backtracking.core.sites import Site
 from backtracking.core.vectors import RandomVector
+from backtracking.experiments.behaviour_tables import behaviour_of
 from backtracking.experiments.forking import Forks, fork, spread
 from backtracking.experiments.phase1 import ban, decide, detect, generate, scan_ablations
 from backtracking.experiments.phase2_sections import Phase2Section
@@ -20,7 +21,7 @@ from backtracking.experiments.runs import RunFolder
 from backtracking.experiments.selection import ADOPTED, SELECTED, SelectedSites, saved_selection
 from backtracking.experiments.study import Study
 from backtracking.measures.baseline_metrics import BaselineMetrics, baseline_metrics
-from backtracking.measures.behaviour import WordOrBehaviour, word_or_behaviour
+from backtracking.measures.behaviour import WordOrBehaviour
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
 from backtracking.measures.decision_ablation import DecisionAblation, decision_ablation
 from backtracking.measures.tradeoff import Tradeoff, tradeoff
@@ -213,11 +214,9 @@ def _sweep(study: Study, name: str, arms: Sequence[Condition], completions: Comp
     events, onsets = study.detect(whole)
     seed, margin = study.config.run.seed, study.config.analysis.accuracy_margin
     comparison = compare_conditions(events, seed=seed, margin=margin)
-    behaviour = word_or_behaviour(whole, events, onsets, study.problems, seed=seed)
+    behaviour = behaviour_of(study, name, whole, events, onsets)
     study.folder.save_table(name, comparison.to_pandas())
     study.folder.save_table(f"{name}_paired", comparison.paired_to_pandas())
-    study.folder.save_table(f"{name}_behaviour", behaviour.to_pandas())
-    study.folder.save_table(f"{name}_flows", behaviour.flows_to_pandas())
     study.folder.save_table(f"{name}_receipts", receipts_table(whole))
     return Sweep((BASELINE, *arms), comparison, behaviour, whole)
 

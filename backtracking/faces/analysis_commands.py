@@ -29,8 +29,9 @@ def analyse(
     Example: backtracking analyse runs/20261121_061916_demo --workers 2
     """
     from backtracking.core.errors import MissingFileError
+    from backtracking.experiments.ablation_arms import RANDOM
     from backtracking.experiments.config import Config, load_config
-    from backtracking.experiments.phase1 import FORKED, RANDOM
+    from backtracking.experiments.phase1 import FORKED
     from backtracking.experiments.problem_sets import load_problems
     from backtracking.experiments.streaming import analyse as analyse_parts
     from backtracking.faces.condition_table import print_conditions

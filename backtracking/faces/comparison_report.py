@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from backtracking.core.interventions import BASELINE
 from backtracking.experiments.comparison import Comparison
 from backtracking.faces.methods import common_methods
-from backtracking.faces.report_content import Grid, Report, checks_grid, examples, ledger_grid, points, provenance_grid
+from backtracking.faces.report_content import (
+    MANY,
+    Grid,
+    Report,
+    checks_grid,
+    examples,
+    ledger_grid,
+    points,
+    provenance_grid,
+)
 from backtracking.measures.conditions import ConditionRow, PairedRow
 
 
@@ -56,12 +65,12 @@ def _warnings(result: Comparison) -> tuple[str, ...]:
         if row.accuracy_flag
     ]
     for row in result.comparison.rows:
-        if row.truncated.value > 0.1:
+        if row.truncated.value > MANY:
             found.append(
                 f"{row.condition}: {100 * row.truncated.value:.0f} % of completions were cut off unanswered; "
                 "raise max_new_tokens."
             )
-        if row.degenerate.value > 0.1:
+        if row.degenerate.value > MANY:
             found.append(
                 f"{row.condition}: {100 * row.degenerate.value:.0f} % of completions end in a loop; "
                 "rates may measure broken text."

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backtracking.experiments.phase1 import RANDOM
+from backtracking.experiments.ablation_arms import RANDOM
 
 WITH_INTERVAL, ALONE = ("backtracking", "right"), ("wrong", "unparsed", "truncated")
 _WIDE = 200

@@ -3,6 +3,7 @@
 from backtracking.core.cluster_intervals import RESAMPLES
 from backtracking.experiments.config import Config
 from backtracking.experiments.phase1 import control_clearance
+from backtracking.faces.report_content import MANY
 
 
 def common_methods(config: Config) -> tuple[str, ...]:
@@ -39,8 +40,11 @@ def phase_methods(config: Config) -> tuple[str, ...]:
     drawn = (
         f"{ablation.random_draws} sets of sites drawn at random with the kinds and numbers of the selected ones are "
         "switched off in the same way; the share of them that move backtracking at least as far, up or down, the "
-        "selected set counted among them, is its two-sided rank p-value. They share no site with it where the model "
-        "has enough such sets, and count in no adjustment for several tests."
+        "selected set counted among them, is its two-sided rank p-value; how many of them go so far in its direction "
+        f"is said beside it. A set breaks the text where more than {100 * MANY:g} % of its completions are cut off "
+        "before an answer or have no readable one, or more than that end in a loop; such sets stay in the null "
+        "distribution. The sets share no site with the selected one where the model has enough such sets, and count in "
+        "no adjustment for several tests."
     )
     return (
         *common_methods(config),
@@ -59,6 +63,11 @@ def phase_methods(config: Config) -> tuple[str, ...]:
         f"whose ablation lowers that log-probability by at least {analysis.min_change:g} nats, significantly more than "
         f"at the controls (q ≤ {analysis.significance:g}){kl}. The selected sites are then tested on the same "
         "problems; a phase 2 on other problems (phase2.phase1_run_id) tests the selection on new ones.",
+        "Word or behaviour: a correction without the word is seen where a completion has no trigger of any kind and "
+        "works an expression of plain numbers out twice with different values; corrections in words or by another "
+        "route are not seen. Its share is compared with the baseline's in the same pairs as the triggers. The "
+        "correction is said to stay where its rise, whose interval lies above zero, makes up for half or more of the "
+        "triggers lost, and to stay in part where it makes up for less.",
         f"Ablation while sampling: the selected sites are multiplied by {ablation.scale:g} at every position of a "
         f"sampled token. {drawn if ablation.enabled else ''} The ban removes the trigger words from the choice and "
         "touches nothing inside.",

@@ -4,10 +4,18 @@ import math
 
 from backtracking.core.interventions import BASELINE
 from backtracking.core.power import PairedDesign, minimum_detectable
-from backtracking.experiments.phase1 import TARGETED, Phase1
+from backtracking.core.statistics import Estimate
+from backtracking.experiments.ablation_arms import TARGETED
+from backtracking.experiments.phase1 import BANNED, Phase1
 from backtracking.experiments.phase2 import Phase2
 from backtracking.faces.phase_grids import QUANTITY, without_draws
-from backtracking.faces.report_content import points
+from backtracking.faces.report_content import MANY, points
+from backtracking.measures.behaviour import BehaviourRow
+from backtracking.measures.conditions import ConditionRow, PairedRow
+from backtracking.measures.random_draws import DrawRow, TargetedAgainstRandom
+
+STAYS = 0.5
+"""Of the triggers that an arm removes, the share that corrections without the word must make up for to have stayed."""
 
 
 def findings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
@@ -46,13 +54,63 @@ def _what(first: Phase1) -> str:
     if first.targeted is None:
         text += " No null distribution: the model has too few other sets of sites of this shape, or none was asked for."
     else:
-        null = first.targeted.backtracking
-        text += (
-            f" {null.draws} random sets of the same shape move it by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
-            f"points (95 % of draws), {null.as_extreme} of them as far as this or further, up or down (rank "
-            f"p = {null.p_value:.2g})."
-        )
-    return text
+        text += f" {among_draws(first.targeted, moved, rows[BASELINE.name])}"
+    return f"{text} {_silent(first)}"
+
+
+def among_draws(found: TargetedAgainstRandom, moved: PairedRow, baseline: ConditionRow) -> str:
+    """Where the effect stands among the random draws, and how many of these break the text."""
+    null, ranked = found.backtracking, found.targeted
+    effect = "this" if ranked.pairs == moved.pairs else (
+        f"the selected ones in the same {ranked.pairs} pairs ({points(ranked.backtracking)} points)"
+    )  # fmt: skip
+    broken = sum(unreadable(row) > MANY or row.degenerate.value > MANY for row in found.random)
+    return (
+        f"{null.draws} random sets of the same shape move it by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
+        f"points (95 % of draws), {null.as_extreme} of them as far as {effect} or further, up or down (rank "
+        f"p = {null.p_value:.2g}), {null.same_direction} of them in the same direction. {broken} of the sets break the "
+        f"text: more than {100 * MANY:g} % of their completions are cut off, have no readable answer or end in a loop "
+        f"(baseline: {100 * unreadable(baseline):.1f} % without an answer, {100 * baseline.degenerate.value:.1f} % in a loop)."
+    )
+
+
+def unreadable(row: ConditionRow | DrawRow) -> float:
+    """Share of completions that were cut off before an answer, or in which none could be read."""
+    return row.truncated.value + row.unparsed.value
+
+
+def _silent(first: Phase1) -> str:
+    """Whether the corrections go with the word: the share of completions that change a value without it."""
+    ablated, banned = (first.behaviour.row(name) for name in (TARGETED, BANNED))
+    moved = next(row.backtracking for row in first.comparison.paired if row.condition == TARGETED)
+    assert ablated.silent_change_difference is not None
+    return (
+        f"{word_and_correction(moved, ablated.silent_change_difference)}: without any trigger word, "
+        f"{first.behaviour.row(BASELINE.name).silent_change.percent()} of baseline completions work an expression out "
+        f"twice with different values, {_change(ablated)} under the ablation, {_change(banned)} under the ban of the "
+        "words; each share is a lower bound."
+    )
+
+
+def word_and_correction(word: Estimate, silent: Estimate) -> str:
+    """What an arm does to the word and to corrections without it, read off the intervals.
+
+    Args:
+        word: Arm minus baseline, share of completions with a trigger.
+        silent: Arm minus baseline, share of completions that change a value without any trigger.
+    """
+    if not word.high < 0:
+        change = "become more" if silent.low > 0 else "become fewer" if silent.high < 0 else "are not shown to change"
+        return f"The word is not shown to go, and corrections without it {change}"
+    if silent.low > 0:
+        return f"The word goes, {'' if silent.value >= -STAYS * word.value else 'part of '}the correction stays"
+    change = "become fewer too" if silent.high < 0 else "are not shown to change"
+    return f"The word goes, and corrections without it {change}"
+
+
+def _change(row: BehaviourRow) -> str:
+    assert row.silent_change_difference is not None
+    return f"{100 * row.silent_change.value:.1f} % ({points(row.silent_change_difference)} points)"
 
 
 def _cost(first: Phase1, second: Phase2 | None) -> str:
@@ -101,9 +159,9 @@ def warnings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
         if row.accuracy_flag
     ]
     for row in without_draws(first.comparison).rows:
-        if row.truncated.value > 0.1:
+        if row.truncated.value > MANY:
             found.append(f"{row.condition}: {100 * row.truncated.value:.0f} % of completions were cut off unanswered.")
-        if row.degenerate.value > 0.1:
+        if row.degenerate.value > MANY:
             found.append(f"{row.condition}: {100 * row.degenerate.value:.0f} % of completions end in a loop.")
     if first.targeted is None:
         found.append("no random ablations of the same shape: the targeted effect has no null distribution.")

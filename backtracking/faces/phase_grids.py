@@ -2,10 +2,12 @@
 
 import pandas as pd
 
-from backtracking.experiments.phase1 import TARGETED, Phase1
+from backtracking.experiments.ablation_arms import TARGETED
+from backtracking.experiments.phase1 import Phase1
 from backtracking.experiments.phase2 import Phase2
 from backtracking.faces.grids import folded
 from backtracking.faces.report_content import Grid
+from backtracking.measures.behaviour import WordOrBehaviour
 from backtracking.measures.conditions import ConditionComparison
 
 QUANTITY = "trigger_log_prob"
@@ -66,6 +68,7 @@ def phase1_grids(first: Phase1) -> tuple[Grid, ...]:
             ),
             shares=True,
         ),
+        behaviour_grid("Word or behaviour?", first.behaviour),
         folded(
             "Formatting",
             "The baseline by formatting variant.",
@@ -100,16 +103,28 @@ def _random_grid(first: Phase1) -> Grid:
     sites = receipts.groupby("condition", sort=False)["intervention"].agg(" + ".join)
     table = first.targeted.to_pandas()
     table["sites"] = [sites[name] for name in table["condition"]]
+    table["as_far_same_direction"] = table["as_far_same_direction"].map({True: "yes", False: "no"})
     touched = {name: set(part["intervention"]) for name, part in receipts.groupby("condition")}
     drawn = [touched[name] for name in table["condition"] if name != TARGETED]
     shared = sum(bool(each & touched[TARGETED]) for each in drawn)
     overlap = f" {shared} of {len(drawn)} sets share a site with the targeted one." if shared else ""
     return folded(
         "Targeted against random",
-        "Random sets of sites of the same shape, switched off alike: difference from the baseline in points. A "
-        f"set can lower the rate by breaking the text, or by making fewer errors: read it with the accuracy.{overlap}",
+        "Random sets of sites of the same shape, switched off alike: backtracking and accuracy are differences from "
+        "the baseline in points, the shares behind them are of the set's own completions. A set can move the rate by "
+        f"breaking the text, or by making fewer errors: read it with the accuracy and these shares.{overlap}",
         table.sort_values(by="backtracking"),
-        ("role", "sites", "pairs", "backtracking", "accuracy"),
+        (
+            "role",
+            "sites",
+            "pairs",
+            "backtracking",
+            "as_far_same_direction",
+            "accuracy",
+            "unparsed",
+            "truncated",
+            "degenerate",
+        ),
         shares=True,
     )
 
@@ -136,11 +151,7 @@ def phase2_grids(second: Phase2) -> tuple[Grid, ...]:
                     ("condition", "backtracking", "backtracking_p_holm", "accuracy", "non_inferior"),
                     shares=True,
                 ),
-                _whole(
-                    f"{name}: word or behaviour?",
-                    "Triggers, and what becomes of the answer across an onset.",
-                    sweep.behaviour.to_pandas(),
-                ),
+                behaviour_grid(f"{name}: word or behaviour?", sweep.behaviour),
             ]
     for name, sweep in (("Subset sweep", second.subsets), ("Scale sweep", second.scales)):
         if sweep is not None:
@@ -182,6 +193,18 @@ def phase2_grids(second: Phase2) -> tuple[Grid, ...]:
         note = "Each arm minus the unsteered re-sample, over pairs of the same cut and noise; p after Holm."
         grids.append(_whole("Forks against the re-sample", note, differences))
     return tuple(grids)
+
+
+def behaviour_grid(title: str, found: WordOrBehaviour) -> Grid:
+    """Triggers of each condition beside the values that change without any."""
+    return _whole(
+        title,
+        "Shares and numbers per completion. Silent change: no trigger of any kind, yet an expression is worked out "
+        "twice with different values, which is a lower bound of the corrections without the word; its difference is "
+        "condition minus baseline over pairs of the same problem, sample and noise, p after flipping whole problems, "
+        "and after Holm.",
+        found.to_pandas(),
+    )
 
 
 def _whole(title: str, note: str, table: pd.DataFrame) -> Grid:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from backtracking.experiments.phase1 import RANDOM, Phase1
+from backtracking.experiments.ablation_arms import RANDOM
+from backtracking.experiments.phase1 import Phase1
 from backtracking.experiments.phase2 import Phase2
 from backtracking.faces.grids import folded
 from backtracking.faces.methods import phase_methods

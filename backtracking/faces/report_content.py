@@ -13,6 +13,9 @@ from backtracking.experiments.config import Config
 from backtracking.measures.conditions import ConditionComparison
 from backtracking.model.self_check import Check
 
+MANY = 0.1
+"""Share of an arm's completions that are cut off, loop or have no readable answer, above which a report says so."""
+
 
 @dataclass(frozen=True)
 class Grid:

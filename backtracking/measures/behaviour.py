@@ -23,6 +23,7 @@ from backtracking.core.problems import Problem
 from backtracking.core.restated import restated_values
 from backtracking.core.statistics import Estimate, clustered_rate
 from backtracking.measures.arms import arms_of, frame
+from backtracking.measures.silent_changes import SilentChanges, silent_changes
 
 FlowBasis = Literal["answer", "stated", "none"]
 Key = tuple[int | str, int, str, str]
@@ -41,6 +42,12 @@ class BehaviourRow:
     """Strict onsets that count, per completion."""
     silent_change: Estimate
     """No trigger of any kind, yet an expression is worked out twice with different values; a lower bound."""
+    silent_change_difference: Estimate | None
+    """Condition minus baseline over pairs of the same problem and sample; None for the baseline, or without one."""
+    silent_change_p: float
+    """Two-sided, by flipping the sign of whole problems; NaN where there is no difference."""
+    silent_change_p_holm: float
+    """Adjusted over the conditions."""
     accuracy: Estimate
     tokens: Estimate
     """Sampled tokens per completion."""
@@ -112,8 +119,8 @@ def word_or_behaviour(
 
     Raises:
         InputError: The three do not belong together, a completion has no problem, variants are mixed, a
-            condition has one sample twice, or it pools completions with different interventions, of which the
-            baseline has none.
+            condition has one sample twice or not those of the baseline, or it pools completions with different
+            interventions, of which the baseline has none.
     """
     arms = arms_of(events)
     texts = {_key(completion): completion for completion in completions}
@@ -122,9 +129,16 @@ def word_or_behaviour(
         by_key.setdefault(_key(onset), []).append(onset)
     golds = {problem.id: problem.gold for problem in problems}
     _check(completions, texts, events, by_key, golds)
+    silent = silent_changes(
+        {
+            name: {(event.example_id, event.sample_id): _is_silent(event, texts, by_key) for event in arm}
+            for name, arm in arms.items()
+        },
+        seed=seed,
+    )
     rows, flows = [], []
     for name, arm in arms.items():
-        rows.append(_row(name, arm, texts, by_key, seed))
+        rows.append(_row(name, arm, silent[name], by_key, seed))
         flows += _flows(name, arm, texts, golds, seed)
     return WordOrBehaviour(tuple(rows), tuple(flows))
 
@@ -134,12 +148,13 @@ def _key(row: Completion | Event | OnsetRow) -> Key:
     return problem, row.sample_id, row.variant, row.condition
 
 
+def _is_silent(event: Event, texts: Mapping[Key, Completion], onsets: Mapping[Key, Sequence[OnsetRow]]) -> bool:
+    key = _key(event)
+    return key not in onsets and bool(restated_values(texts[key].text))
+
+
 def _row(
-    name: str,
-    arm: Sequence[Event],
-    texts: Mapping[Key, Completion],
-    onsets: Mapping[Key, Sequence[OnsetRow]],
-    seed: int,
+    name: str, arm: Sequence[Event], silent: SilentChanges, onsets: Mapping[Key, Sequence[OnsetRow]], seed: int
 ) -> BehaviourRow:
     problems = [event.example_id for event in arm]
 
@@ -152,14 +167,15 @@ def _row(
         problems=len(set(problems)),
         with_trigger=share([event.has_backtracking_strict for event in arm]),
         triggers=clustered_average([_counted(onsets.get(_key(event), ())) for event in arm], problems, seed=seed),
-        silent_change=share([
-            _key(event) not in onsets and bool(restated_values(texts[_key(event)].text)) for event in arm
-        ]),
+        silent_change=silent.share,
+        silent_change_difference=silent.difference,
+        silent_change_p=silent.p,
+        silent_change_p_holm=silent.p_holm,
         accuracy=share([event.is_correct for event in arm]),
         tokens=clustered_average([event.completion_tokens for event in arm], problems, seed=seed),
         degenerate=share([event.degenerate for event in arm]),
         truncated=share([event.verdict == "truncated" for event in arm]),
-    )  # fmt: skip
+    )
 
 
 def _counted(onsets: Sequence[OnsetRow]) -> int:

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from backtracking.core.errors import InputError
 from backtracking.core.events import Event
 from backtracking.core.interventions import BASELINE
-from backtracking.core.null_draws import MINIMUM_DRAWS, NullRank, null_rank
+from backtracking.core.null_draws import MINIMUM_DRAWS, NullRank, as_far_along, null_rank
 from backtracking.core.statistics import Estimate
 from backtracking.measures.arm_counts import count_arms
-from backtracking.measures.arms import frame, pair
+from backtracking.measures.arms import frame, pair, verdict_shares
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class DrawRow:
     accuracy: Estimate
     accuracy_flag: str
     """Why this accuracy effect cannot be taken at face value; empty if nothing speaks."""
+    as_far_same_direction: bool
+    """Whether it moves backtracking at least as far as the targeted condition, up or down as that does."""
+    right: Estimate
+    """Shares of its own completions, this and the next three: an effect of broken text is no effect."""
+    unparsed: Estimate
+    truncated: Estimate
+    degenerate: Estimate
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,10 @@ class TargetedAgainstRandom:
         return len(self.random)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per condition, the targeted one first."""
+        """One row per condition, the targeted one first, which goes as far as itself.
+
+        The mean of `as_far_same_direction` is thus the rank p-value of one side.
+        """
         return frame((self.targeted, *self.random), DrawRow)
 
     def ranks_to_pandas(self) -> pd.DataFrame:
@@ -79,9 +90,25 @@ def targeted_against_random(
     reference = arms[BASELINE.name]
     _check(targeted, draws, list(arms))
 
+    paired = {
+        name: pair(arms[name], reference, names=(f"condition {name!r}", "the baseline"), seed=seed)
+        for name in (targeted, *draws)
+    }
+    moved = np.array([each.backtracking.value for each in paired.values()])
+    as_far = dict(zip(paired, as_far_along(moved, paired[targeted].backtracking.value).tolist(), strict=True))
+
     def effect(name: str, role: Literal["targeted", "random"]) -> DrawRow:
-        found = pair(arms[name], reference, names=(f"condition {name!r}", "the baseline"), seed=seed)
-        return DrawRow(name, role, found.pairs, found.backtracking, found.accuracy, found.accuracy_flag)
+        found, shares = paired[name], verdict_shares(arms[name], seed=seed)
+        return DrawRow(
+            name,
+            role,
+            found.pairs,
+            found.backtracking,
+            found.accuracy,
+            found.accuracy_flag,
+            as_far[name],
+            **{share: shares[share] for share in ("right", "unparsed", "truncated", "degenerate")},
+        )
 
     row, rows = effect(targeted, "targeted"), tuple(effect(name, "random") for name in draws)
     return TargetedAgainstRandom(

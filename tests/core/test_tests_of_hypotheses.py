@@ -113,6 +113,15 @@ def test_an_effect_is_ranked_among_its_draws():
     assert null_rank(-0.1, draws, side="greater").p_value == 1.0
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_draws_that_go_as_far_the_same_way_are_counted_apart(sign):
+    draws = sign * np.array([0.4] * 5 + [-0.3, -0.35] + [-0.29] * 13)
+    found = null_rank(sign * -0.3, draws.tolist())
+    assert (found.as_extreme, found.same_direction, found.p_value) == (7, 2, 8 / 21)
+    assert null_rank(sign * 0.3, draws.tolist()).same_direction == 5
+    assert null_rank(0.0, draws.tolist()).same_direction == 20
+
+
 def test_a_rank_among_exchangeable_draws_is_uniform():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(4000, 40))

@@ -34,7 +34,7 @@ TABLES = (
     "paired_differences", "receipts", "self_check", "targeted_against_random", "baseline_metrics",
     "subset_sweep", "subset_sweep_paired", "subset_sweep_behaviour", "scale_sweep",
     "scale_sweep_paired", "tradeoff", "continuation_ablation", "forks", "fork_differences",
-    "subset_sweep_flows", "scale_sweep_flows",
+    "subset_sweep_flows", "scale_sweep_flows", "conditions_behaviour", "conditions_flows",
 )  # fmt: skip
 
 
@@ -88,6 +88,12 @@ def test_every_step_has_its_table_and_the_report_answers_four_questions(finished
     ):
         assert answer.startswith(question)
     assert "attn.1.h0" in report.findings[0]
+    behaviour = first.study.folder.table("conditions_behaviour").set_index("condition")
+    assert list(behaviour.index) == ["baseline", "targeted_ablation", "ban"]
+    for arm in ("targeted_ablation", "ban"):
+        silent, moved = (100 * behaviour.loc[arm, name] for name in ("silent_change", "silent_change_difference"))
+        assert f"{silent:.1f} % ({moved:+.1f} [" in report.findings[1]
+    assert "without any trigger word" in report.findings[1]
     headings = [heading for heading, _ in report.examples]
     assert [heading.split(",")[0] for heading in headings] == ["baseline", "targeted_ablation", "ban"]
     assert len({heading.split(":")[0].partition(",")[2] for heading in headings}) == 1, "one problem and sample"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from backtracking.core.answer_flow import answer_flow
@@ -11,6 +12,7 @@ from backtracking.core.events import detect_events
 from backtracking.core.problems import Problem
 from backtracking.core.receipts import Receipt
 from backtracking.measures.behaviour import word_or_behaviour
+from backtracking.measures.conditions import compare_conditions
 
 END = "</think>\nFinal: {}"
 TEXTS = {
@@ -58,6 +60,29 @@ def test_the_same_drop_of_triggers_is_told_apart_by_what_is_left():
     assert {row.share for row in found.flows if row.condition == "cut"} == {None}
 
 
+def test_silent_changes_are_compared_as_triggers_are():
+    """By the comparison of conditions, told that a silent change is a trigger."""
+    completions = run(baseline=["fixed", "silent", "plain"], silenced=["silent", "plain"], cut=["plain"])
+    found = measured(completions)
+    silent = {id(c) for c in completions if c.text == TEXTS["silent"]}
+    events = detect_events(completions, PROBLEMS)[0]
+    flagged = [replace(e, has_backtracking_strict=id(c) in silent) for c, e in zip(completions, events, strict=True)]
+    expected = {row.condition: row for row in compare_conditions(flagged).paired}
+    for name in ("silenced", "cut"):
+        row, other = found.row(name), expected[name]
+        assert row.silent_change_difference == other.backtracking
+        assert (row.silent_change_p, row.silent_change_p_holm) == (other.backtracking_p, other.backtracking_p_holm)
+    assert found.row("silenced").silent_change_difference.value == pytest.approx(1 / 2 - 1 / 3)
+    assert found.row("baseline").silent_change_difference is None
+    alone = measured([each for each in completions if each.condition == "cut"])
+    assert alone.row("cut").silent_change_difference is None and np.isnan(alone.row("cut").silent_change_p)
+
+
+def test_an_arm_without_the_samples_of_the_baseline_is_refused():
+    with pytest.raises(InputError, match=r"'cut' and the baseline do not hold the same sample keys \(1 are"):
+        measured(run(**ARMS)[:-1])
+
+
 def test_flows_are_those_of_answer_flow_at_the_first_onset_that_counts():
     kinds = list(TEXTS)
     completions = run(baseline=kinds)
@@ -97,7 +122,8 @@ def test_identical_arms_have_identical_rows_and_names_do_not_matter():
 def test_the_tables():
     found = measured(run(**ARMS))
     assert list(found.to_pandas()["condition"]) == list(ARMS)
-    assert {"triggers_low", "silent_change_high", "tokens", "truncated"} <= set(found.to_pandas().columns)
+    columns = {"triggers_low", "silent_change_high", "silent_change_difference_low", "silent_change_p_holm", "tokens"}
+    assert columns <= set(found.to_pandas().columns)
     flows = found.flows_to_pandas()
     assert len(flows) == len(ARMS) * 13
     assert flows.set_index(["condition", "basis", "flow"])["share"].isna().loc[("cut", "answer", "fixed")]

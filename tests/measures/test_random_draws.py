@@ -54,6 +54,30 @@ def test_the_tables():
     assert ranks.loc["backtracking", ["p_value", "draws", "side"]].tolist() == [1 / 21, 20, "both"]
 
 
+def test_draws_that_go_as_far_the_same_way_are_marked():
+    """Half of the draws raise the rate further than the targeted condition lowers it, one lowers it further."""
+    arms = dict.fromkeys(DRAWS[:10], (0.95, 0.5)) | {DRAWS[10]: (0.05, 0.5)} | dict.fromkeys(DRAWS[11:], (0.5, 0.5))
+    found = targeted_against_random(
+        random_study(1, baseline=(0.5, 0.5), off=(0.2, 0.5), **arms), targeted="off", draws=DRAWS
+    )
+    frame = found.to_pandas().set_index("condition")
+    assert list(frame.index[frame["as_far_same_direction"]]) == ["off", DRAWS[10]]
+    assert (found.backtracking.as_extreme, found.backtracking.same_direction) == (11, 1)
+    assert found.ranks_to_pandas().set_index("outcome").loc["backtracking", "same_direction"] == 1
+
+
+def test_a_draw_has_the_shares_that_say_whether_its_text_is_broken():
+    broken = [replace(e, verdict="truncated", degenerate=True) if e.condition == DRAWS[3] else e for e in EVENTS]
+    found = targeted_against_random(broken, targeted="mlp27", draws=DRAWS)
+    rows = {row.condition: row for row in compare_conditions(broken).rows}
+    for row in (found.targeted, *found.random):
+        own = rows[row.condition]
+        assert (row.right, row.unparsed, row.truncated, row.degenerate) == (
+            own.right, own.unparsed, own.truncated, own.degenerate
+        )  # fmt: skip
+    assert (found.random[3].truncated.value, found.random[3].degenerate.value) == (1, 1)
+
+
 def test_what_cannot_be_ranked_is_refused():
     def of(events=EVENTS, targeted="mlp27", draws=DRAWS):
         return targeted_against_random(events, targeted=targeted, draws=draws)
