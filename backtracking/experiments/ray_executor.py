@@ -14,8 +14,8 @@ from typing import Any
 from backtracking.core.errors import InputError
 from backtracking.experiments.executors import ATTEMPTS, Driver, Failed, Job, Sampled, Say, Unit
 from backtracking.experiments.ray_cluster import Staff, connect, in_one_line, is_alive, sized
-from backtracking.experiments.ray_worker import Loaded, Worker
-from backtracking.experiments.remote_store import RemoteStore
+from backtracking.experiments.ray_worker import Done, Loaded, Worker
+from backtracking.experiments.remote_store import Keeping, RemoteStore
 
 PULSE = 20.0
 """Seconds after which a driver that waits gives a sign of life."""
@@ -49,6 +49,7 @@ class RayExecutor:
     store: RemoteStore | None = None
     """Where workers write what is done, besides giving it to the driver."""
     attempts: int = ATTEMPTS
+    _keeping: Keeping = field(init=False)
     _held: dict[Any, _Held] = field(default_factory=dict, init=False)
     """Workers, by what they were asked last and have not answered."""
     _idle: list[_Held] = field(default_factory=list, init=False)
@@ -77,6 +78,7 @@ class RayExecutor:
                 f"{self.address} is an address for Ray's remote client; run the command on a machine of the cluster "
                 "and give --address auto"
             )
+        self._keeping = Keeping(self.store)
         if self.store is not None:
             self.store.check()
 
@@ -88,7 +90,7 @@ class RayExecutor:
         """
         queue, failures = deque[Unit](), dict[str, list[str | None]]()
         for unit in units:
-            found = None if self.store is None else self.store.load(unit)
+            found = self._keeping.load(unit, driver.say)
             if found is None:
                 queue.append(unit)
             else:
@@ -219,9 +221,9 @@ class RayExecutor:
             held.loaded = answer
             say("worker ready", worker=held.name, pid=answer.pid, device=answer.device, threads=answer.threads)
             return None
-        assert unit is not None
-        completions, seconds = answer
-        return Sampled(unit, completions, held.name, seconds)
+        assert unit is not None and isinstance(answer, Done)
+        self._keeping.saved(answer.unkept, say)
+        return Sampled(unit, answer.completions, held.name, answer.seconds)
 
     def _again(
         self, unit: Unit, queue: deque[Unit], failures: Sequence[str | None], say: Say, error: BaseException

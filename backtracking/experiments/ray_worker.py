@@ -9,6 +9,7 @@ import torch
 
 from backtracking.core.completions import Completions
 from backtracking.experiments.executors import Job, Unit
+from backtracking.experiments.ray_cluster import in_one_line
 from backtracking.experiments.remote_store import RemoteStore
 
 
@@ -21,6 +22,17 @@ class Loaded:
     """Ray's name of it."""
     device: str
     threads: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """A unit that a worker has done."""
+
+    completions: Completions
+    seconds: float
+    """How long it took."""
+    unkept: str | None = None
+    """Why it is not in the store; None where it is, or where there is no store."""
 
 
 class Worker:
@@ -44,11 +56,15 @@ class Worker:
         machine = ray.get_runtime_context().get_node_id()
         return Loaded(os.getpid(), machine, job.device, torch.get_num_threads())
 
-    def sample(self, unit: Unit) -> tuple[Completions, float]:
-        """Do one unit, and keep it in the store where there is one; its completions and the seconds they took."""
+    def sample(self, unit: Unit) -> Done:
+        """Do one unit, and keep it in the store where there is one; a store that fails does not cost the unit."""
         assert self._do is not None
         start = time.monotonic()
         completions = self._do(unit)
+        unkept = None
         if self._store is not None:
-            self._store.save(unit, completions)
-        return completions, time.monotonic() - start
+            try:
+                self._store.save(unit, completions)
+            except OSError as error:
+                unkept = in_one_line(error)
+        return Done(completions, time.monotonic() - start, unkept)
