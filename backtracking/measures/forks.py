@@ -37,7 +37,7 @@ class Fork:
     triggers_at_once: bool
     """Whether the continuation begins with a trigger that counts; blank text before it is passed over."""
     triggered_again: bool
-    """Whether a trigger that counts stands in the continuation's first sentence; blank text before it is passed over."""
+    """Whether a trigger that counts stands in the continuation's first sentence, blank text passed over."""
     triggers_later: bool
     """Whether a trigger that counts stands anywhere but at the beginning."""
     right: bool
