@@ -215,7 +215,7 @@ class Matcher:
         of_the_source = {
             "problem": row is not own,
             "elsewhere": row.problem_id != own.problem_id,
-            "itself": position < wanted.position,
+            "itself": position < wanted.position - self._marks.clearance,
         }
         return of_the_source[source] and Place(row, position).context not in served
 

@@ -25,20 +25,25 @@ class Place:
 
 
 class Marks:
-    """Where completions backtrack: tokens of every trigger, counted or not, and the places of the events themselves.
+    """Where completions backtrack: tokens of every trigger, counted or not, and with `around` the places of events.
 
     Completions are told apart by identity; give the same objects throughout.
     """
 
-    def __init__(self, decided: Sequence[Place], *, clearance: int, lexicon: Lexicon) -> None:
-        """Take the places at which the model did backtrack, and the tokens to keep from each mark on both sides."""
+    def __init__(self, decided: Sequence[Place], *, clearance: int, lexicon: Lexicon, around: bool = True) -> None:
+        """Take the places of the events and the tokens to keep from each mark on both sides.
+
+        Without `around` events are so frequent that only their very contexts are refused, and not what is near them.
+        """
         self.clearance = clearance
         self._lexicon = lexicon
+        self._lead = clearance if around else 0
         self._places: dict[int, list[int]] = {}
         self._found: dict[int, tuple[tuple[int, int], ...]] = {}
         self._ahead: dict[tuple[int, ...], dict[int, list[Completion]]] = {}
         for place in decided:
-            self._places.setdefault(id(place.completion), []).append(place.position)
+            if around:
+                self._places.setdefault(id(place.completion), []).append(place.position)
             ahead = self._ahead.setdefault(place.completion.prompt_ids, {})
             ahead.setdefault(place.position, []).append(place.completion)
 
@@ -58,7 +63,7 @@ class Marks:
         return any(first - kept <= position <= last + kept for first, last in self._spans(completion))
 
     def leads_to_event(self, completion: Completion, position: int) -> bool:
-        """Whether the same context is that of an event, or of a place within the clearance before one.
+        """Whether the same context is that of an event, or of a place as near before one as is refused.
 
         Samples of a problem often begin alike: what leads one of them to an event is in the others too.
         """
@@ -68,7 +73,7 @@ class Marks:
         return any(
             other.ids[max(0, position - 1) : position] == completion.ids[max(0, position - 1) : position]
             and other.ids[:position] == completion.ids[:position]
-            for at in range(position, position + self.clearance + 1)
+            for at in range(position, position + self._lead + 1)
             for other in ahead.get(at, ())
         )
 

@@ -2,7 +2,8 @@
 
 A head's attention is averaged over the tokens of each pair of sentences. A sentence's score is the mean attention it
 gets from sentences at least `apart` later; the kurtosis of these scores over a completion's sentences is large where
-few sentences stand out (Bogdan, Macar, Nanda and Conmy 2025, "Thought Anchors", arXiv 2506.19143).
+few sentences stand out (Bogdan, Macar, Nanda and Conmy 2025, "Thought Anchors", arXiv 2506.19143). Tags, blank lines
+and labels are no sentences.
 """
 
 from collections.abc import Hashable, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from backtracking.core.clustered_means import clustered_means
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError
-from backtracking.measures.text_regions import statement_starts
+from backtracking.measures.text_regions import sentence_spans
 from backtracking.model.last_position import last_logits_only
 from backtracking.model.reasoner import HookedReasoner
 
@@ -83,10 +84,10 @@ def receiver_heads(model: HookedReasoner, completions: Sequence[Completion], *, 
         raise InputError(f"completions of {len(conditions)} conditions are mixed; give those of one")
     found, problems = [], []
     for completion in completions:
-        starts = statement_starts(completion)
-        if len(starts) - apart < LEAST_SCORES:
+        spans = sentence_spans(completion)
+        if len(spans) - apart < LEAST_SCORES:
             continue
-        scores = received_attention(model, completion, starts, apart=apart)
+        scores = received_attention(model, completion, spans, apart=apart)
         found.append(_kurtosis(scores))
         problems.append(completion.problem_id)
     if not found:
@@ -106,21 +107,21 @@ def _kurtosis(scores: Float[np.ndarray, "layer head sentence"]) -> Float[np.ndar
 
 @torch.no_grad()
 def received_attention(
-    model: HookedReasoner, completion: Completion, starts: Sequence[int], *, apart: int
+    model: HookedReasoner, completion: Completion, spans: Sequence[tuple[int, int]], *, apart: int
 ) -> Float[np.ndarray, "layer head sentence"]:
     """Mean attention that each sentence gets from the tokens of sentences at least `apart` later, per token pair.
 
-    The last `apart` sentences have no such successors and no score. One layer's attention is in memory at a time.
+    Tokens outside the spans, such as tags and blank lines, count neither way. The last `apart` sentences have no such
+    successors and no score. One layer's attention is in memory at a time.
     """
     ids = [*completion.prompt_ids, *completion.ids]
-    begin = [len(completion.prompt_ids) + start for start in starts]
-    ends = [*begin[1:], len(ids)]
-    member = torch.zeros(len(begin), len(ids), device=model.device)
-    for sentence, (first, end) in enumerate(zip(begin, ends, strict=True)):
-        member[sentence, first:end] = 1.0 / (end - first)
-    scored = len(begin) - apart
+    prompt = len(completion.prompt_ids)
+    member = torch.zeros(len(spans), len(ids), device=model.device)
+    for sentence, (first, end) in enumerate(spans):
+        member[sentence, prompt + first : prompt + end] = 1.0 / (end - first)
+    scored = len(spans) - apart
     found = np.zeros((model.cfg.n_layers, model.cfg.n_heads, scored))
-    later = torch.ones(len(begin), scored, device=model.device).tril(-apart)
+    later = torch.ones(len(spans), scored, device=model.device).tril(-apart)
     later = later / later.sum(0)
 
     def keep(layer: int) -> Any:

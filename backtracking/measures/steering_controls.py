@@ -104,8 +104,8 @@ def behaviour_points(
         match: `position`, and `sentence` if wanted, as for `decision_points`.
         per_event: Controls per event.
         tolerance: In tokens, of a control's position.
-        clearance: Tokens that a control keeps from every match and every trigger, as for `decision_points`; where
-            the behaviour is frequent, fewer.
+        clearance: Tokens that a control keeps from every trigger, and in its event's own completion from the event.
+            Other matches may be as near as the next token: a behaviour may stand in most sentences.
         lexicon: Triggers, which are neither events nor controls.
         seed: Of ties between controls.
 
@@ -120,7 +120,7 @@ def behaviour_points(
         first.setdefault(id(place.completion), place)
     if not first:
         raise InputError(f"the pattern {pattern!r} matches in none of {len(own)} baseline completions")
-    places, marks = list(first.values()), Marks(every, clearance=clearance, lexicon=lexicon)
+    places, marks = list(first.values()), Marks(every, clearance=clearance, lexicon=lexicon, around=False)
     events = [
         point_at(place, "event", index, place.completion.ids[place.position], marks)
         for index, place in enumerate(places)

@@ -1,8 +1,10 @@
 """Which part of its context each token of a decision point belongs to: prompt, statement, an earlier trigger."""
 
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
+import regex as re
 from jaxtyping import Int
 
 from backtracking.core.completions import Completion
@@ -14,6 +16,9 @@ from backtracking.model.tokens import decode_with_offsets
 
 TextRegion = Literal["first token", "prompt", "previous triggers", "last statement", "earlier text"]
 TEXT_REGIONS: tuple[TextRegion, ...] = get_args(TextRegion)
+_TAG = re.compile(r"</?think>")
+_SAYS = re.compile(r"[^\W_]")
+_LABEL = re.compile(r"\W*\w+\W*:\W*")
 DISTANCES = (0, 1, 4, 16, 64)
 """Each band of distances reaches from the one before it, exclusive, to its own number; the last is open."""
 DISTANCE_REGIONS = ("itself", "1 back", "2 to 4", "5 to 16", "17 to 64", "65 and more")
@@ -32,6 +37,18 @@ def written_so_far(model: HookedReasoner, point: DecisionPoint) -> Completion:
 def statement_starts(completion: Completion) -> list[int]:
     """Indices of the sampled tokens at which a sentence or line begins, the first token included."""
     return [index for index in range(len(completion.ids)) if index == 0 or begins_sentence(completion, index)]
+
+
+def sentence_spans(completion: Completion) -> list[tuple[int, int]]:
+    """First token and end of every sentence or line of the sampled tokens that says something.
+
+    Left out are white space, punctuation and thinking tags that stand alone, and a label such as "Final:".
+    """
+    starts = statement_starts(completion)
+    borders = [*(completion.offsets[start] for start in starts), len(completion.text)]
+    texts = [_TAG.sub("", completion.text[first:end]) for first, end in pairwise(borders)]
+    spans = pairwise([*starts, len(completion.ids)])
+    return [span for span, text in zip(spans, texts, strict=True) if _SAYS.search(text) and not _LABEL.fullmatch(text)]
 
 
 def text_regions(model: HookedReasoner, point: DecisionPoint, lexicon: Lexicon) -> Int[np.ndarray, " pos"]:

@@ -10,7 +10,7 @@ from scipy.stats import kurtosis
 from backtracking.core.completions import Completion
 from backtracking.core.errors import InputError
 from backtracking.measures.receiver_heads import received_attention, receiver_heads
-from backtracking.measures.text_regions import statement_starts
+from backtracking.measures.text_regions import sentence_spans
 from backtracking.model.tokens import decode_with_offsets
 from tests.measures.planted_head import CHOSEN, HEAD, LAYER, planted_head
 
@@ -33,9 +33,10 @@ def sentences_of(model, count, seed):
 def test_it_equals_a_plain_loop_over_hugging_faces_attention(twins):
     model, module = twins("qwen2")
     row = completion(model, sentences_of(model, 9, 0))
-    starts = statement_starts(row)
-    assert len(starts) == 9
-    got = received_attention(model, row, starts, apart=3)
+    spans = sentence_spans(row)
+    assert len(spans) == 9
+    starts = [start for start, _ in spans]
+    got = received_attention(model, row, spans, apart=3)
     with torch.no_grad():
         theirs = module(torch.tensor([[*row.prompt_ids, *row.ids]]), output_attentions=True).attentions
     bounds = [*[3 + start for start in starts], 3 + len(row.ids)]
@@ -47,6 +48,14 @@ def test_it_equals_a_plain_loop_over_hugging_faces_attention(twins):
                 assert got[layer, head, j] == pytest.approx(np.mean(means), abs=1e-6)
     found = receiver_heads(model, [row], apart=3)
     np.testing.assert_allclose(found.kurtosis[0], kurtosis(got, axis=-1))
+
+
+def test_tags_blank_lines_and_labels_are_no_sentences():
+    words = ["So 1", ".", " </think>", "\n", "\n", "Final", ":", " 12", ".", " <think>", " Yes", ".", " ...", " No"]
+    offsets = tuple(np.cumsum([0, *map(len, words)])[:-1].tolist())
+    row = Completion("p", 0, "v", "baseline", (1,), tuple(range(len(words))), "".join(words), "length", offsets)
+    said = ["".join(words[first:end]).strip() for first, end in sentence_spans(row)]
+    assert said == ["So 1.", "12.", "Yes.", "No"]
 
 
 def test_the_head_that_looks_back_at_one_sentence_has_the_highest_score():

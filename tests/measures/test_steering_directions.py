@@ -191,7 +191,7 @@ def test_models_of_different_width_have_no_cosine(model_and_trigger, read):
 
 def test_points_of_another_behaviour_have_controls_without_it(tiny, problems):
     completions = sample(tiny, problems, samples=6, max_new_tokens=30, temperature=1.5, seed=1)
-    points = behaviour_points(completions, "[aeiou]", clearance=0, seed=3)
+    points = behaviour_points(completions, "[aeiou]", seed=3)
     assert points.events
     text = {(c.problem_id, c.sample_id): c for c in completions}
     for point in points.all:
