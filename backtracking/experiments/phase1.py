@@ -200,7 +200,12 @@ def targeted_condition(study: Study, sites: Sequence[Site], name: str = TARGETED
 
 def ban(study: Study) -> Completions:
     """Completions of the control that removes the words and touches nothing inside; every sweep shares them."""
-    return study.sample("ban", (Condition(BANNED, [Ban(study.config.lexicon().strict)]),))
+    return study.sample("ban", (banned_condition(study),))
+
+
+def banned_condition(study: Study) -> Condition:
+    """The ban of every trigger that counts as backtracking."""
+    return Condition(BANNED, [Ban(study.config.lexicon().strict)])
 
 
 def random_conditions(study: Study, sites: Sequence[Site]) -> tuple[Condition, ...]:

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from backtracking.core.interventions import BASELINE
 from backtracking.experiments.comparison import Comparison
 from backtracking.faces.methods import common_methods
-from backtracking.faces.report_content import Grid, Report, checks_grid, examples, ledger_grid, points, provenance_grid
+from backtracking.faces.report_content import (
+    Grid,
+    Report,
+    ban_warnings,
+    checks_grid,
+    examples,
+    ledger_grid,
+    points,
+    provenance_grid,
+)
 from backtracking.measures.conditions import ConditionRow, PairedRow
 
 
@@ -66,6 +75,7 @@ def _warnings(result: Comparison) -> tuple[str, ...]:
                 f"{row.condition}: {100 * row.degenerate.value:.0f} % of completions end in a loop; "
                 "rates may measure broken text."
             )
+    found += ban_warnings(result.conditions, result.onsets)
     found += [
         f"self-check failed: {check.law} (off by {check.difference:.2g})." for check in result.checks if not check.ok
     ]

@@ -57,6 +57,6 @@ def phase_methods(config: Config) -> tuple[str, ...]:
         f"at the controls (q ≤ {analysis.significance:g}){kl}. The selected sites are then tested on the same "
         "problems; a phase 2 on other problems (phase2.phase1_run_id) tests the selection on new ones.",
         f"Ablation while sampling: the selected sites are multiplied by {ablation.scale:g} at every position of a "
-        f"sampled token. {drawn if ablation.enabled else ''} The ban removes the trigger words from the choice and "
-        "touches nothing inside.",
+        f"sampled token. {drawn if ablation.enabled else ''} The ban removes every token that begins a trigger from "
+        "the choice and touches nothing inside; a trigger spelt letter by letter passes it, and is warned of.",
     )  # fmt: skip

@@ -4,10 +4,10 @@ import math
 
 from backtracking.core.interventions import BASELINE
 from backtracking.core.power import PairedDesign, minimum_detectable
-from backtracking.experiments.phase1 import TARGETED, Phase1
+from backtracking.experiments.phase1 import TARGETED, Phase1, banned_condition
 from backtracking.experiments.phase2 import Phase2
 from backtracking.faces.phase_grids import QUANTITY, without_draws
-from backtracking.faces.report_content import points
+from backtracking.faces.report_content import ban_warnings, points
 
 
 def findings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
@@ -103,6 +103,7 @@ def warnings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
             found.append(f"{row.condition}: {100 * row.truncated.value:.0f} % of completions were cut off unanswered.")
         if row.degenerate.value > 0.1:
             found.append(f"{row.condition}: {100 * row.degenerate.value:.0f} % of completions end in a loop.")
+    found += ban_warnings([banned_condition(first.study)], first.onsets)
     if first.targeted is None:
         found.append("no random ablations of the same shape: the targeted effect has no null distribution.")
     if first.selection.note:
