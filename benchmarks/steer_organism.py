@@ -17,6 +17,7 @@ from backtracking.measures.steering import SteeringSweep
 from backtracking.model.loading import load_model
 
 OUT = Path(__file__).parent.parent / "data" / "replications"
+BEYOND = {True: "yes", False: "no", None: "not measured"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,9 +53,7 @@ def page(sweep: SteeringSweep, problems: int) -> str:
             f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]" for e in (row.share, row.change)
         )
         span = f"{100 * each.rank.low:.1f} to {100 * each.rank.high:.1f}"
-        lines.append(
-            f"| {each.outcome} | {each.magnitude:+g} | {share} | {change} | {span} | {'yes' if each.beyond else 'no'} |"
-        )
+        lines.append(f"| {each.outcome} | {each.magnitude:+g} | {share} | {change} | {span} | {BEYOND[each.beyond]} |")
     return "\n".join(lines) + "\n"
 
 

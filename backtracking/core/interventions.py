@@ -110,7 +110,8 @@ class Ban:
     """Forbid every token that begins one of the triggers: the control that touches no internals.
 
     The logit of each such token is set to minus infinity wherever a token is sampled. Which tokens
-    begin a trigger is read from the model's vocabulary (`model.tokens.tokens_that_begin`).
+    begin a trigger is read from the model's vocabulary (`model.tokens.tokens_that_begin`), which also says how one
+    can still be spelt, such as "WAIT" letter by letter.
     """
 
     triggers: tuple[str, ...]

@@ -15,7 +15,7 @@ Side = Literal["both", "less", "greater"]
 
 @dataclass(frozen=True)
 class NullRank:
-    """A targeted effect beside its null distribution."""
+    """A targeted effect beside its null distribution; all but the effect, draws and side are missing if it has none."""
 
     effect: float
     p_value: float
@@ -25,9 +25,10 @@ class NullRank:
     """2.5 % of the draws lie above."""
     median: float
     draws: int
-    as_extreme: int
+    """Those that were measured."""
+    as_extreme: int | None
     """Draws at least as extreme as the effect."""
-    same_direction: int
+    same_direction: int | None
     """Draws at least as extreme that go where the effect goes, up or down; all draws beside an effect of 0."""
     side: Side
 
@@ -68,3 +69,24 @@ def null_rank(effect: float, draws: Sequence[float], *, side: Side = "both", min
     count, along = int(extreme.sum()), int(as_far_along(values, effect).sum())
     low, median, high = np.quantile(values, [0.025, 0.5, 0.975]).tolist()
     return NullRank(effect, (1 + count) / (1 + len(values)), low, high, median, len(values), count, along, side)
+
+
+def measured_rank(effect: float, draws: Sequence[float], *, side: Side = "both") -> NullRank:
+    """The rank of an effect where it or some of the draws may be missing (NaN): it is missing then, not left out.
+
+    Without the draws that could not be measured the others would be a chosen part of the null distribution, so nothing
+    is said of them but how many there are.
+
+    Args:
+        effect: Of the targeted intervention.
+        draws: Of the random ones.
+        side: See `null_rank`.
+
+    Raises:
+        InputError: All is measured, but the draws are fewer than `MINIMUM_DRAWS`.
+    """
+    measured = np.isfinite(np.asarray(draws, dtype=float))
+    if np.isfinite(effect) and measured.all():
+        return null_rank(effect, draws, side=side)
+    nan = float("nan")
+    return NullRank(effect, nan, nan, nan, nan, int(measured.sum()), None, None, side)

@@ -203,7 +203,12 @@ def scan_ablations(study: Study, points: DecisionPoints | None = None) -> tuple[
 
 def ban(study: Study) -> Completions:
     """Completions of the control that removes the words and touches nothing inside; every sweep shares them."""
-    return study.sample("ban", (Condition(BANNED, [Ban(study.config.lexicon().strict)]),))
+    return study.sample("ban", (banned_condition(study),))
+
+
+def banned_condition(study: Study) -> Condition:
+    """The ban of every trigger that counts as backtracking."""
+    return Condition(BANNED, [Ban(study.config.lexicon().strict)])
 
 
 def sample_arms(study: Study) -> Completions:

@@ -9,6 +9,7 @@ from backtracking.faces.report_content import (
     MANY,
     Grid,
     Report,
+    ban_warnings,
     checks_grid,
     examples,
     ledger_grid,
@@ -75,6 +76,7 @@ def _warnings(result: Comparison) -> tuple[str, ...]:
                 f"{row.condition}: {100 * row.degenerate.value:.0f} % of completions end in a loop; "
                 "rates may measure broken text."
             )
+    found += ban_warnings(result.conditions, result.onsets)
     found += [
         f"self-check failed: {check.law} (off by {check.difference:.2g})." for check in result.checks if not check.ok
     ]

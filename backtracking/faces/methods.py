@@ -69,6 +69,6 @@ def phase_methods(config: Config) -> tuple[str, ...]:
         "correction is said to stay where its rise, whose interval lies above zero, makes up for half or more of the "
         "triggers lost, and to stay in part where it makes up for less.",
         f"Ablation while sampling: the selected sites are multiplied by {ablation.scale:g} at every position of a "
-        f"sampled token. {drawn if ablation.enabled else ''} The ban removes the trigger words from the choice and "
-        "touches nothing inside.",
+        f"sampled token. {drawn if ablation.enabled else ''} The ban removes every token that begins a trigger from "
+        "the choice and touches nothing inside; a trigger spelt letter by letter passes it, and is warned of.",
     )  # fmt: skip

@@ -6,10 +6,10 @@ from backtracking.core.interventions import BASELINE
 from backtracking.core.power import PairedDesign, minimum_detectable
 from backtracking.core.statistics import Estimate
 from backtracking.experiments.ablation_arms import TARGETED
-from backtracking.experiments.phase1 import BANNED, Phase1
+from backtracking.experiments.phase1 import BANNED, Phase1, banned_condition
 from backtracking.experiments.phase2 import Phase2
 from backtracking.faces.phase_grids import QUANTITY, without_draws
-from backtracking.faces.report_content import MANY, points
+from backtracking.faces.report_content import MANY, ban_warnings, points
 from backtracking.measures.behaviour import BehaviourRow
 from backtracking.measures.conditions import ConditionRow, PairedRow
 from backtracking.measures.random_draws import DrawRow, TargetedAgainstRandom
@@ -163,6 +163,7 @@ def warnings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
             found.append(f"{row.condition}: {100 * row.truncated.value:.0f} % of completions were cut off unanswered.")
         if row.degenerate.value > MANY:
             found.append(f"{row.condition}: {100 * row.degenerate.value:.0f} % of completions end in a loop.")
+    found += ban_warnings([banned_condition(first.study)], first.onsets)
     if first.targeted is None:
         found.append("no random ablations of the same shape: the targeted effect has no null distribution.")
     if first.selection.note:

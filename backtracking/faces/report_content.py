@@ -7,7 +7,8 @@ from typing import Any
 
 from backtracking.core.canary import Canary
 from backtracking.core.completions import Completion
-from backtracking.core.events import Event
+from backtracking.core.events import Event, OnsetRow
+from backtracking.core.interventions import Ban, Condition
 from backtracking.core.statistics import Estimate
 from backtracking.experiments.config import Config
 from backtracking.measures.conditions import ConditionComparison
@@ -42,6 +43,22 @@ class Report:
     """What the results rest on: self-check, receipts, the grading ledger, provenance."""
     examples: tuple[tuple[str, str], ...]
     """Heading and text of a few completions, just as the model wrote them."""
+
+
+def ban_warnings(conditions: Sequence[Condition], onsets: Sequence[OnsetRow]) -> tuple[str, ...]:
+    """A sentence for each arm in which a trigger that it bans counts as backtracking all the same."""
+    found = []
+    for condition in conditions:
+        banned = {word.casefold() for ban in condition.interventions if isinstance(ban, Ban) for word in ban.triggers}
+        written = [o for o in onsets if o.condition == condition.name and o.counts and o.marker.casefold() in banned]
+        if written:
+            completions = {(onset.example_id, onset.sample_id, onset.variant) for onset in written}
+            phrases = ", ".join(sorted({repr(onset.onset_phrase) for onset in written}))
+            found.append(
+                f"{condition.name}: banned triggers count as backtracking in {len(completions)} of its completions "
+                f"({phrases}), spelt out of tokens that the ban does not reach; the arm is not free of them."
+            )
+    return tuple(found)
 
 
 def examples(completions: Sequence[Completion], events: Sequence[Event]) -> tuple[tuple[str, str], ...]:

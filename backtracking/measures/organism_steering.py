@@ -23,7 +23,9 @@ JUSTIFIED, UNJUSTIFIED, CHECKED, WELL_FORMED = "justified", "unjustified", "chec
 LAST: Window = (-1, -1)
 PLAIN: Window = (-4, -1)
 CHECKS_TO_TRIGGERS = (3, 1)
-"""Weights of the parts of a direction of doubt, chosen on the training side: most errors that stay are unchecked."""
+"""Weights of the parts of a direction of doubt, chosen on the training side: most errors that stay are unchecked.
+
+They multiply the parts as long as these are, see `combined_direction`."""
 CHECK_SENTENCE = "|".join(opening for opening, _ in words.CHECKS)
 
 
@@ -60,7 +62,7 @@ class OrganismDirections:
     checks: PointActivations
     """Before sentences that compute a step again, and before other sentences."""
     doubts: tuple[Direction, ...]
-    """By layer: towards checks and, a third as much, towards triggers; each the gradient of its log-odds."""
+    """By layer: towards checks and, with a third of the weight, towards triggers; each the gradient of its log-odds."""
     directions: tuple[Direction, ...]
     """Those, and the difference of means before triggers in a window of four tokens."""
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
-from backtracking.core.null_draws import MINIMUM_DRAWS, NullRank, null_rank
+from backtracking.core.null_draws import MINIMUM_DRAWS, NullRank, measured_rank
 from backtracking.core.problems import Problem, check_problems
 from backtracking.core.prompts import VARIANTS
 from backtracking.measures.steering_arms import (
@@ -55,8 +55,14 @@ class CellRank:
     rank: NullRank
 
     @property
-    def beyond(self) -> bool:
-        """Whether the effect is outside the range that holds 95 % of the random directions."""
+    def beyond(self) -> bool | None:
+        """Whether the effect is outside the range that holds 95 % of the random directions; None if there is no range.
+
+        There is none where the outcome could not be measured under the direction or under one of the random ones;
+        `rank.draws` is the number of those under which it could.
+        """
+        if self.rank.as_extreme is None:
+            return None
         return not self.rank.low <= self.rank.effect <= self.rank.high
 
 
@@ -70,6 +76,7 @@ class SteeringSweep:
     chosen: Chosen | None
     """None if no cell left enough completions whole, or changed anything; nothing is reported then."""
     ranks: tuple[CellRank, ...]
+    """One for every outcome and magnitude of the chosen direction."""
     draws: int
     selection_problems: tuple[int | str, ...]
     report_problems: tuple[int | str, ...]
@@ -91,7 +98,11 @@ class SteeringSweep:
         return rows_to_pandas([row for row in self.rows if half in (None, row.half)])
 
     def ranks_to_pandas(self) -> pd.DataFrame:
-        """One row per outcome and magnitude of the chosen direction: its effect beside the random directions'."""
+        """One row per outcome and magnitude of the chosen direction: its effect beside the random directions'.
+
+        `draws` is how many random directions were measured. Where that is not all of them, or the effect is missing,
+        the range, the p-value and `beyond` are.
+        """
         names = ["outcome", "magnitude", *(field.name for field in fields(NullRank)), "beyond"]
         rows = [
             {"outcome": e.outcome, "magnitude": e.magnitude, **vars(e.rank), "beyond": e.beyond} for e in self.ranks
@@ -190,9 +201,9 @@ def _ranks(rows: Sequence[OutcomeRow]) -> tuple[CellRank, ...]:
         if row.role == "random":
             random.setdefault((row.outcome, row.magnitude), []).append(row.change.value)
     return tuple(
-        CellRank(row.outcome, row.magnitude, null_rank(row.change.value, random[row.outcome, abs(row.magnitude)]))
+        CellRank(row.outcome, row.magnitude, measured_rank(row.change.value, random[row.outcome, abs(row.magnitude)]))
         for row in rows
-        if row.role == "direction" and np.isfinite([row.change.value, *random[row.outcome, abs(row.magnitude)]]).all()
+        if row.role == "direction"
     )
 
 

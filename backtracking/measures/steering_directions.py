@@ -1,8 +1,9 @@
 """Steering directions: what the residual stream holds before onsets and not before matched controls.
 
-Magnitude 1 of any direction is a vector as long as the difference of the two means at that site and window,
-whatever the method; so a magnitude means the same length for the mean difference, the logistic direction and
-every control. `Direction.relative_norm` says how long that is beside the activations themselves.
+Magnitude 1 of a direction is its vector. Made from one set of events and controls (mean difference, logistic,
+gradient) it is as long as the difference of the two means at that site and window, whatever the method. A combined
+direction is made from several such sets and has a length of its own, that of the weighted mean of its parts. Controls
+are as long as the direction they stand beside. `Direction.relative_norm` says how long that is beside the activations.
 """
 
 from collections.abc import Sequence
@@ -121,9 +122,14 @@ def steering_direction(
 def combined_direction(directions: Sequence[Direction], *, weights: Sequence[float] | None = None) -> Direction:
     """The mean of several directions at one site, such as towards onsets and towards checks, each against moving on.
 
+    Magnitude 1 of it is the weighted mean of the parts' vectors, each at its own magnitude 1: never longer than the
+    longest part, and the shorter the less they agree. It is not the length of any difference of means.
+
     Args:
         directions: Two or more.
-        weights: How much each counts, above 0; the same if not given. Only their ratios matter.
+        weights: What each vector is multiplied by before the mean, above 0; the same if not given. Only their ratios
+            matter. The vectors are not brought to one length first, so a longer part counts for more than its weight;
+            for parts to count by their weights alone, divide each weight by the `norm` of its direction.
 
     Raises:
         InputError: Fewer than two, of different sites, windows or models, or weights that do not fit them.
@@ -175,7 +181,7 @@ def made(
 
 
 def magnitude_one(read: PointActivations, site: str | Site, window: Window | None = None) -> float:
-    """Length of the difference of the two means at a site and window: that of every direction there.
+    """Length of the difference of the two means at a site and window: that of every direction made from these points.
 
     Raises:
         InputError: No such site or window, or no controls.

@@ -31,8 +31,8 @@ def gradient_direction(
 
     The mean, over events and controls alike, of the gradient of the log-odds (all tokens that begin an event against
     all others, at the prediction position) by a vector added where `Direction.intervention` adds it: at every sampled
-    position of the context. It has the length of the mean difference in the window, as every direction has, and
-    no area under the curve, since it does not say what tells the two kinds apart.
+    position of the context. It has the length of the mean difference in the window, like that direction, and no
+    area under the curve, since it does not say what tells the two kinds apart.
 
     Args:
         model: The reasoner that wrote the completions.

@@ -91,11 +91,20 @@ def decode_with_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) 
 
 
 def tokens_that_begin(tokenizer: PreTrainedTokenizerBase, triggers: Sequence[str]) -> tuple[int, ...]:
-    """Every token id that begins one of the triggers, in any case, with or without a space.
+    """Every token id that begins one of the triggers, with or without a space before it.
 
-    That is the first token of each trigger as the tokenizer writes it (so "Hold" stands for "Hold
-    on"), and every token of the vocabulary whose text is a whole trigger, whatever follows it
-    ("Wait", " wait", "Wait,").
+    That is every token of the vocabulary whose text is a whole trigger in any case, whatever follows it ("Wait",
+    " wait", "WAIT", "Wait,"), and the first token of each trigger as the tokenizer writes it as given, in lower case
+    and capitalised, even where other words begin with it ("Hold" for "Hold on", "Act" for "Actually"). Of its upper
+    case the first token is one only if it holds the first word whole ("HOLD"): a piece such as "W" or "AC" begins too
+    many other words to be forbidden.
+
+    Under a ban these tokens cannot be sampled. What a ban cannot stop is a trigger spelt out of pieces: in upper or
+    mixed case ("W" and "AIT", "wA" and "it"), in other pieces than the tokenizer writes it in ("Wa" and "it"), or
+    after a mark in one token (".Wait"). An onset detector counts these, and reports warn of them.
+
+    As a reading, the probability of a trigger is that of all these tokens together, at one position. It holds "Act"
+    where "Action" would follow, and lacks the same spellings.
 
     Raises:
         InputError: No token begins a trigger, so that banning it would do nothing.
@@ -106,6 +115,8 @@ def tokens_that_begin(tokenizer: PreTrainedTokenizerBase, triggers: Sequence[str
         begins = {token for token, piece in enumerate(_vocabulary(tokenizer)) if _is_whole_trigger(piece, trigger)}
         for form in written:
             begins |= _first_token(tokenizer, form) | _first_token(tokenizer, f" {form}")
+        shouted = _first_token(tokenizer, trigger.upper()) | _first_token(tokenizer, f" {trigger.upper()}")
+        begins |= {token for token in shouted if _is_whole_trigger(_piece(tokenizer, token), trigger.split()[0])}
         if not begins:
             raise InputError(f"no token of this model begins {trigger!r}; it cannot be banned")
         found |= begins

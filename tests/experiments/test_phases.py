@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from backtracking.experiments.runs import RunFolder
 from backtracking.experiments.selection import SelectedSites, save_selection, saved_selection
 from backtracking.experiments.study import Study
 from backtracking.faces.commands import app
+from backtracking.faces.phase_findings import warnings
 from backtracking.faces.phase_report import compose_phases, write_phase_report
 from backtracking.measures.decision_points import DecisionPoint
 from backtracking.measures.traces import measure_traces
@@ -104,6 +106,14 @@ def test_every_step_has_its_table_and_the_report_answers_four_questions(finished
     assert all(grid.title in text for grid in report.grids)
     assert "http" not in markdown.read_text()
     assert (first.study.folder.path / "figures" / "ablation_scan.html").is_file()
+
+
+def test_a_report_warns_of_a_ban_that_was_passed(finished):
+    first, second = finished
+    onset = next(row for row in first.onsets if row.condition == "baseline" and row.counts and row.strict)
+    passed = replace(first, onsets=(replace(onset, condition="ban", onset_phrase="WAIT"),))
+    (warning,) = set(warnings(passed, second)) - set(warnings(first, second))
+    assert warning.startswith("ban: banned triggers count as backtracking in 1 of its completions ('WAIT')")
 
 
 def test_controls_stand_beside_every_sweep(finished):

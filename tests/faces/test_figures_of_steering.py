@@ -1,10 +1,11 @@
 """Figures of steering and features show the numbers of their results."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from backtracking.core.errors import InputError
-from backtracking.core.null_draws import null_rank
+from backtracking.core.null_draws import measured_rank, null_rank
 from backtracking.core.statistics import Estimate
 from backtracking.faces.figures.steering import feature_scatter, lead_time_curve, steering_curve, sweep_grid
 from backtracking.measures.lead_time import LeadRow, LeadTime
@@ -35,6 +36,20 @@ def test_the_steering_curve_holds_the_shares_in_order_and_the_grid_the_changes()
     assert "20 random directions" in steering_curve(sweep).layout.title.text
     (heat,) = sweep_grid(sweep).data
     assert heat.z[0].tolist() == pytest.approx([-30, 30])
+
+
+def test_a_magnitude_without_a_range_is_no_corner_of_the_band():
+    cells = [("baseline", float("nan"), 0.5), ("direction", 1.0, 0.6), ("direction", 2.0, 0.8)]
+    rows = tuple(row(half, *cell) for half in ("selection", "report") for cell in cells)
+    draws = [0.01 * i - 0.1 for i in range(20)]
+    ranks = (
+        CellRank("backtracking", 1.0, measured_rank(0.1, [float("nan"), *draws[1:]])),
+        CellRank("backtracking", 2.0, measured_rank(0.3, draws)),
+    )
+    assert [each.beyond for each in ranks] == [None, True]
+    sweep = SteeringSweep("backtracking", "raise", rows, Chosen("d at resid_post.1", 2.0, None), ranks, 20, (), ())
+    band = [trace for trace in steering_curve(sweep).data if trace.name == "random directions, 95 %"][-1]
+    assert list(band.x) == [0, 2, 2, 0] and np.isfinite(np.array(band.y, dtype=float)).all()
 
 
 def test_a_sweep_that_chose_nothing_says_so_and_has_an_empty_table_of_ranks():

@@ -7,16 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from backtracking.core.completions import Completions
+from backtracking.core.events import OnsetRow
+from backtracking.core.interventions import BASELINE, Ban, Condition
+from backtracking.core.onsets import Lexicon, find_onsets
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
+from backtracking.faces.comparison_report import compose
 from backtracking.faces.figures import rates_by_condition
 from backtracking.faces.report import write_report
+from backtracking.faces.report_content import ban_warnings
 from tests.commands import command, forked
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +52,23 @@ def result(folder):
     outside = config.run.model_copy(update={"output_dir": str(folder / "api-runs")})
     data = config.dataset.model_copy(update={"name": str(folder / "problems.jsonl")})
     return run_comparison(config.model_copy(update={"run": outside, "dataset": data}))
+
+
+def test_a_banned_trigger_that_is_written_all_the_same_is_warned_of(result):
+    """Of the other triggers, of other arms and of uses that do not count there is no word."""
+    text = "Wait, WAIT. A mistake."
+    found = find_onsets(text, lexicon=Lexicon())
+    rows = tuple(
+        OnsetRow(1, 0, "v", arm, o.index, o.marker, o.phrase, o.char, 0, 0, 0, "", 0, o.strict, False, o.context, True)
+        for arm in ("baseline", "mlp|off") for o in found[1:]
+    )  # fmt: skip
+    banned = Condition("mlp|off", [Ban(["wait", "Hold on"])])
+    (warning,) = ban_warnings([BASELINE, banned], rows)
+    assert warning.startswith("mlp|off: banned triggers count as backtracking in 1 of its completions ('WAIT')")
+    uncounted = [replace(row, counts=False) for row in rows]
+    assert ban_warnings([BASELINE, banned], uncounted) == ()
+    report = compose(replace(result, conditions=(BASELINE, banned), onsets=rows))
+    assert warning in report.warnings and not any("banned" in each for each in compose(result).warnings)
 
 
 def test_the_report_is_one_file_without_network(result):

@@ -99,6 +99,27 @@ def test_noise_is_made_of_the_random_arms(swept):
     assert {"outcome", "magnitude", "effect", "low", "high", "p_value", "beyond"} <= set(ranks.columns)
 
 
+def test_a_cell_that_some_random_direction_leaves_unmeasured_is_a_row_without_a_rank(model):
+    """Under two random directions of twenty no completion counts for the outcome."""
+    unmeasured = ("random 3.3 ", "random 3.7 ")
+
+    def reader(completion):
+        counted = not completion.condition.startswith(unmeasured)
+        return Counted(int(says_wait(completion).hits > 0), int(counted))
+
+    swept = steering_sweep(
+        model, PROBLEMS, [axis(32, WRITES)], magnitudes=(1, 4), target="wait",
+        outcomes={"wait": says_wait, "sparse": reader}, aim="raise", most_broken=1.0, sampling=SAMPLING, seed=3,
+    )  # fmt: skip
+    cells = {(each.outcome, each.magnitude) for each in swept.ranks}
+    assert {("sparse", magnitude) for magnitude in (1, 4, -1, -4)} <= cells
+    table = swept.ranks_to_pandas().set_index(["outcome", "magnitude"])
+    sparse, whole = table.loc[("sparse", 4)], table.loc[("wait", 4)]
+    assert sparse["draws"] == 18 and np.isfinite(sparse["effect"])
+    assert sparse[["p_value", "low", "high", "median", "as_extreme", "beyond"]].isna().all()
+    assert whole["draws"] == 20 and whole["beyond"] and whole["p_value"] == 1 / 21
+
+
 def rows(**effects):
     """Selection rows: label -> {magnitude: (effect, broken)}."""
 

@@ -7,6 +7,7 @@ import pytest
 
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import Add
+from backtracking.core.vectors import FixedVector
 from backtracking.measures.point_activations import read_points
 from backtracking.measures.steering_controls import random_directions
 from backtracking.measures.steering_directions import combined_direction, magnitude_one, steering_direction
@@ -91,6 +92,14 @@ def test_weights_say_how_much_each_direction_counts(read):
     other = replace(other, window=one.window)
     mixed = combined_direction([one, other], weights=(3, 1))
     np.testing.assert_allclose(mixed.values, 0.75 * one.values + 0.25 * other.values)
+    assert mixed.norm < 0.75 * one.norm + 0.25 * other.norm < max(one.norm, other.norm)
+    doubled = replace(one, vector=FixedVector(tuple((2 * one.values).tolist()), "twice as long"))
+    assert combined_direction([doubled, other], weights=(3, 1)).values == pytest.approx(
+        1.5 * one.values + 0.25 * other.values
+    )
+    assert combined_direction([doubled, other], weights=(3 / 2, 1)).values == pytest.approx(
+        (3 * one.values + other.values) / 2.5
+    )
     assert combined_direction([one, other], weights=(6, 2)).values == pytest.approx(mixed.values)
     assert combined_direction([one, other], weights=(2, 2)).values == pytest.approx(
         combined_direction([one, other]).values

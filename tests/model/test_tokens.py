@@ -1,8 +1,12 @@
 """Prompts have one BOS and really differ; ids become text and back without loss."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from backtracking.core.errors import InputError
 from backtracking.core.problems import Problem
@@ -101,10 +105,27 @@ def test_every_way_of_writing_a_trigger_is_banned():
     assert " on" not in texts("Hold on")
 
 
-def test_a_trigger_that_no_token_begins_is_refused():
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
+def test_of_the_upper_case_a_whole_first_word_is_banned_and_a_piece_of_other_words_is_not():
+    def shouting(*words):
+        """The tokenizer of the tests with more words in one piece."""
+        inner = json.loads(TOKENIZER.backend_tokenizer.to_str())
+        vocabulary, merges = inner["model"]["vocab"], inner["model"]["merges"]
+        for word in words:
+            for end in range(2, len(word) + 1):
+                vocabulary.setdefault(word[:end], len(vocabulary))
+                merges.append([word[: end - 1], word[end - 1]])
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(inner)), bos_token="<bos>")
 
+    def texts(tokenizer, trigger):
+        return {decode(tokenizer, [token]) for token in tokens_that_begin(tokenizer, [trigger])}
+
+    tokenizer = shouting("ĠHOLD", "HOLD", "AC", "WA")
+    assert {"HOLD", " HOLD"} <= texts(tokenizer, "Hold on")
+    assert not {"AC", "A", "WA", "W"} & (texts(tokenizer, "Actually") | texts(tokenizer, "Wait"))
+    assert "WAIT" in texts(shouting("WAIT"), "Wait")
+
+
+def test_a_trigger_that_no_token_begins_is_refused():
     words = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>")), unk_token="<unk>"
     )

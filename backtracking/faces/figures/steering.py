@@ -148,9 +148,12 @@ def feature_scatter(table: pd.DataFrame, *, named: int = 6) -> go.Figure:
 
 
 def _random_range(figure: go.Figure, sweep: SteeringSweep, table: pd.DataFrame, outcome: str) -> None:
-    """The range of the random directions around the baseline, mirrored: a random direction has no sign."""
+    """The range of the random directions around the baseline, mirrored: a random direction has no sign.
+
+    A magnitude at which it could not be measured is not a corner of it.
+    """
     base = table.query("outcome == @outcome and role == 'baseline'")["share"].iloc[0]
-    ranks = [each for each in sweep.ranks if each.outcome == outcome]
+    ranks = [each for each in sweep.ranks if each.outcome == outcome and each.beyond is not None]
     for sign in (-1, 1):
         side = [each for each in ranks if sign * each.magnitude > 0]
         ends = [(each.magnitude, base + each.rank.low, base + each.rank.high) for each in side]
