@@ -4,7 +4,7 @@ import math
 
 from backtracking.core.interventions import BASELINE
 from backtracking.core.power import PairedDesign, minimum_detectable
-from backtracking.core.statistics import Estimate
+from backtracking.core.statistics import Estimate, non_inferiority
 from backtracking.experiments.ablation_arms import TARGETED
 from backtracking.experiments.phase1 import BANNED, Phase1
 from backtracking.experiments.phase2 import Phase2
@@ -49,13 +49,13 @@ def _what(first: Phase1) -> str:
     text = (
         f"What removes it? Switching {', '.join(map(str, first.selection.sites))} off while decoding takes "
         f"backtracking from {rows[BASELINE.name].backtracking.percent()} to {rows[TARGETED].backtracking.percent()} "
-        f"({points(moved.backtracking)} points, p = {moved.backtracking_p_holm:.2g} after Holm)."
+        f"({points(moved.backtracking)} points, p = {moved.backtracking_p_holm:.2g} after Holm). {_silent(first)}"
     )
     if first.targeted is None:
         text += " No null distribution: the model has too few other sets of sites of this shape, or none was asked for."
     else:
         text += f" {among_draws(first.targeted, moved, rows[BASELINE.name])}"
-    return f"{text} {_silent(first)}"
+    return text
 
 
 def among_draws(found: TargetedAgainstRandom, moved: PairedRow, baseline: ConditionRow) -> str:
@@ -64,13 +64,15 @@ def among_draws(found: TargetedAgainstRandom, moved: PairedRow, baseline: Condit
     effect = "this" if ranked.pairs == moved.pairs else (
         f"the selected ones in the same {ranked.pairs} pairs ({points(ranked.backtracking)} points)"
     )  # fmt: skip
+    costly = sum(non_inferiority(row.accuracy, moved.margin) == "inferior" for row in found.random)
     broken = sum(unreadable(row) > MANY or row.degenerate.value > MANY for row in found.random)
     return (
         f"{null.draws} random sets of the same shape move it by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
         f"points (95 % of draws), {null.as_extreme} of them as far as {effect} or further, up or down (rank "
-        f"p = {null.p_value:.2g}), {null.same_direction} of them in the same direction. {broken} of the sets break the "
-        f"text: more than {100 * MANY:g} % of their completions are cut off, have no readable answer or end in a loop "
-        f"(baseline: {100 * unreadable(baseline):.1f} % without an answer, {100 * baseline.degenerate.value:.1f} % in a loop)."
+        f"p = {null.p_value:.2g}), {null.same_direction} of them in the same direction. {costly} of the sets cost "
+        f"more than {100 * moved.margin:g} points of accuracy (whole interval); under {broken} more than "
+        f"{100 * MANY:g} % of completions are cut off, have no readable answer or end in a loop (baseline: "
+        f"{100 * unreadable(baseline):.1f} % without an answer, {100 * baseline.degenerate.value:.1f} % in a loop)."
     )
 
 
