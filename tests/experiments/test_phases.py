@@ -331,10 +331,14 @@ def test_a_plan_counts_before_anything_runs(tmp_path):
     assert found.rate > 0 and found.memory.rows == 48
     assert found.device_hours == pytest.approx(found.tokens / found.rate / 3600)
     assert found.seconds_on(1) == pytest.approx(found.seconds)
-    # units of 64 rows at once and 4 rounds: the random ablations are 4, each other stage one
+    # units of 64 rows at once and 4 rounds: the random ablations are 4, the subset sweep two, each other stage one
     many, subsets = by_name["random ablations"], by_name["subset sweep"]
-    assert (many.completions, subsets.completions) == (960, 4 * 48)  # two sites, both of them, a random direction
-    assert found.seconds_on(4) * found.rate == pytest.approx(found.tokens - many.tokens * 3 / 4)
+    # a head, an attention layer and an MLP layer at most, both of attention, all, a random direction
+    assert (many.completions, subsets.completions) == (960, 6 * 48)
+    assert found.seconds_on(4) * found.rate == pytest.approx(
+        found.tokens - many.tokens * 3 / 4 - subsets.tokens * 1 / 2
+    )
+    assert any("the most sites that the scan of this config can select, 3;" in line for line in found.lines())
     assert any("machine-hours (CPU)" in line for line in found.lines())
     with pytest.raises(InputError, match="workers is 0"):
         plan(config_in(tmp_path / "runs"), workers=0)
