@@ -12,6 +12,7 @@ from backtracking.faces.phase_grids import QUANTITY, without_draws
 from backtracking.faces.report_content import MANY, points
 from backtracking.measures.behaviour import BehaviourRow
 from backtracking.measures.conditions import ConditionRow, PairedRow
+from backtracking.measures.decision_points import DecisionPoints
 from backtracking.measures.random_draws import DrawRow, TargetedAgainstRandom
 
 STAYS = 0.5
@@ -25,18 +26,21 @@ def findings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
 
 def _where(first: Phase1) -> str:
     chosen, table = first.selection, first.scan.to_pandas()
+    controlled = bool(first.points.controls)
+    q, against = ("difference_q", " against controls") if controlled else ("q", "")
+    kinds = "layers and their heads" if any(site.head is not None for site in first.scan.sites) else "layers"
     table = table[table["quantity"] == QUANTITY].set_index("site")
     sites = ", ".join(
         f"{site} ({table.loc[str(site), 'change']:+.2f} nats "
         f"[{table.loc[str(site), 'change_low']:+.2f}, {table.loc[str(site), 'change_high']:+.2f}], "
-        f"q = {table.loc[str(site), 'q']:.2g})"
+        f"q{against} = {table.loc[str(site), q]:.2g})"
         for site in chosen.sites
     )
     note = f" Note: {chosen.note}." if chosen.note else ""
+    beside = "more than at matched controls, by enough and without harm to ordinary text" if controlled else "by enough"
     return (
-        f"Where is it written? {chosen.significant} of {chosen.tested} sites lower the log-probability of a trigger "
-        f"when switched off at the decision, more than at matched controls, by enough and without harm to ordinary "
-        f"text (see Methods); taken: {sites}.{note}"
+        f"Where is it written? {chosen.significant} of {chosen.tested} sites ({kinds}) lower the log-probability of a "
+        f"trigger when switched off at the decision, {beside} (see Methods); taken: {sites}.{note}"
     )
 
 
@@ -147,8 +151,15 @@ def _sure(first: Phase1) -> str:
         f"How sure? {baseline.completions} completions of {baseline.problems} problems per arm, arms paired by sample, "
         f"95 % intervals and tests clustered by problem; {found}. "
         f"Self-check: {len(study.checks) - failed} of {len(study.checks)} laws hold; "
-        f"{len(first.points.unmatched)} of {len(first.points.events)} onsets lack a control."
+        f"{_read(first.points)}."
     )
+
+
+def _read(points: DecisionPoints) -> str:
+    """How many onsets the scan and the lens rest on, and how many of these have no control."""
+    read, left = len(points.events), points.skipped.subsampled
+    drawn = f"{read} of {read + left} onsets were read, drawn at random (analysis.max_events); " if left else ""
+    return f"{drawn}{len(points.unmatched)} of {read} onsets lack a control"
 
 
 def warnings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
