@@ -65,13 +65,13 @@ def _what(first: Phase1) -> str:
 def among_draws(found: TargetedAgainstRandom, moved: PairedRow, baseline: ConditionRow) -> str:
     """Where the effect stands among the random draws, and how many of these break the text."""
     null, ranked = found.backtracking, found.targeted
-    effect = "this" if ranked.pairs == moved.pairs else (
-        f"the selected ones in the same {ranked.pairs} pairs ({points(ranked.backtracking)} points)"
-    )  # fmt: skip
+    effect = "the selected one"
+    if ranked.pairs != moved.pairs:
+        effect += f" in the same {ranked.pairs} pairs ({points(ranked.backtracking)} points)"
     costly = sum(non_inferiority(row.accuracy, moved.margin) == "inferior" for row in found.random)
     broken = sum(unreadable(row) > MANY or row.degenerate.value > MANY for row in found.random)
     return (
-        f"{null.draws} random sets of the same shape move it by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
+        f"{null.draws} random sets of the same shape move backtracking by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
         f"points (95 % of draws), {null.as_extreme} of them as far as {effect} or further, up or down (rank "
         f"p = {null.p_value:.2g}), {null.same_direction} of them in the same direction. {costly} of the sets cost "
         f"more than {100 * moved.margin:g} points of accuracy (whole interval); under {broken} more than "

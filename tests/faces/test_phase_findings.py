@@ -52,8 +52,11 @@ def ranked_sentence(kept: int) -> str:
 
 
 def test_the_effect_that_was_ranked_is_printed_where_it_is_another():
-    assert "0 of them as far as this or further, up or down (rank p = 0.048), 0 of them in" in ranked_sentence(99)
-    assert "as far as the selected ones in the same" in ranked_sentence(1)
+    assert (
+        "0 of them as far as the selected one or further, up or down (rank p = 0.048), 0 of them in"
+        in ranked_sentence(99)
+    )
+    assert "as far as the selected one in the same" in ranked_sentence(1)
 
 
 def test_draws_that_break_the_text_are_counted():
