@@ -1,7 +1,8 @@
 """Phase 2: which of the selected sites matter, how much is enough, and what happens at the decision.
 
 Every sweep carries two controls beside its ablations: a logit ban, which removes the word and touches nothing
-inside, and a random direction added at the same sites, as long as what the ablation takes away.
+inside, and a random direction, one draw, added at the sites of the largest subset (of the subset sweep) or of the
+strongest factor (of the scale sweep), as long as what that arm takes away. The other arms take away less.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ class Sweep:
     comparison: ConditionComparison
     behaviour: WordOrBehaviour
     completions: Completions
+    matched: str
+    """The one condition at whose sites the random direction is added, as long as what that takes away."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,10 @@ def run_phase2(study: Study, *, notes: tuple[str, ...] = ()) -> Phase2:
 
 
 def adopt(study: Study, phase1: RunFolder) -> tuple[str, ...]:
-    """Take over what a phase 1 run has left: its selection, and its baseline completions where they exist.
+    """Take over the selection of a phase 1 run, and nothing else: the baseline and all that follows is this run's own.
 
     Returns:
-        What is missing, and what was done instead.
+        What was taken over, and what the other run no longer has.
 
     Raises:
         InputError: The run has selected nothing.
@@ -93,14 +96,18 @@ def adopt(study: Study, phase1: RunFolder) -> tuple[str, ...]:
     write_text(study.folder.path / "tables" / ADOPTED, source.read_text(encoding="utf-8"))
     group = f"baseline.{study.config.variant()}"
     study.folder.write_manifest(phase1_run_id=phase1.run_id)
-    if phase1.completions(group):
-        return (f"selection taken from {phase1.run_id}; the baseline is sampled with this run's own settings.",)
-    note = (
-        f"the generations of {phase1.run_id} are gone: its baseline was sampled again, so metrics, decision points and "
-        "forks are of the new completions, and its own onsets cannot be forked or scanned again."
+    taken = (
+        f"only the selected sites are taken over from {phase1.run_id}: baseline, metrics, decision points and forks "
+        "are this run's own, with its own settings."
     )
+    if phase1.completions(group):
+        return (taken,)
     study.folder.log("phase1 generations are gone", run=phase1.run_id)
-    return (note,)
+    gone = (
+        f"the generations of {phase1.run_id} are gone; nothing here needs them, but that run cannot be scanned, forked "
+        "or graded again."
+    )
+    return taken, gone
 
 
 def selection_of(study: Study) -> SelectedSites:
@@ -138,19 +145,22 @@ def default_subsets(sites: Sequence[Site]) -> Mapping[str, tuple[Site, ...]]:
 
 
 def subset_sweep(study: Study) -> Sweep:
-    """Each subset ablated, beside a logit ban and a random direction."""
+    """Each subset ablated, beside a logit ban and a random direction, matched to the largest subset."""
     factor = _section(study).subset_sweep.scale
     subsets = subsets_of(study)
     arms = [_ablation(f"subset: {name}", sites, factor) for name, sites in subsets.items()]
     completions = study.sample("subsets", arms)
-    largest = max(subsets.values(), key=len)
-    direction = direction_condition(study, completions, arms[list(subsets.values()).index(largest)])
+    matched = arms[list(subsets.values()).index(max(subsets.values(), key=len))]
+    direction = direction_condition(study, completions, matched)
     sampled = [*completions, *ban(study), *study.sample("subset_direction", (direction,))]
-    return _sweep(study, "subset_sweep", (*arms, direction), Completions(sampled))
+    return _sweep(study, "subset_sweep", (*arms, direction), Completions(sampled), matched.name)
 
 
 def scale_sweep(study: Study) -> tuple[Sweep, Tradeoff]:
-    """One subset scaled by several factors, beside the two controls, with the trade-off against accuracy."""
+    """One subset scaled by several factors, beside the two controls, with the trade-off against accuracy.
+
+    The random direction is matched to the factor farthest from 1.
+    """
     section = _section(study).scale_sweep
     subsets = subsets_of(study)
     name = section.subset or max(subsets, key=lambda each: len(subsets[each]))
@@ -159,10 +169,10 @@ def scale_sweep(study: Study) -> tuple[Sweep, Tradeoff]:
     factors = {f"scale: {factor:g}": factor for factor in section.scales}
     arms = [_ablation(condition, subsets[name], factor) for condition, factor in factors.items()]
     completions = study.sample("scales", arms)
-    strongest = max(range(len(section.scales)), key=lambda index: abs(1 - section.scales[index]))
-    direction = direction_condition(study, completions, arms[strongest], DIRECTION_OF_SCALES)
+    matched = arms[max(range(len(section.scales)), key=lambda index: abs(1 - section.scales[index]))]
+    direction = direction_condition(study, completions, matched, DIRECTION_OF_SCALES)
     sampled = [*completions, *ban(study), *study.sample("scale_direction", (direction,))]
-    sweep = _sweep(study, "scale_sweep", (*arms, direction), Completions(sampled))
+    sweep = _sweep(study, "scale_sweep", (*arms, direction), Completions(sampled), matched.name)
     trade = tradeoff(sweep.comparison, factors=factors)
     study.folder.save_table("tradeoff", trade.to_pandas())
     return sweep, trade
@@ -209,7 +219,7 @@ def _ablation(name: str, sites: Sequence[Site], factor: float) -> Condition:
     return Condition(name, [Scale(site, factor, "decode") for site in sites])
 
 
-def _sweep(study: Study, name: str, arms: Sequence[Condition], completions: Completions) -> Sweep:
+def _sweep(study: Study, name: str, arms: Sequence[Condition], completions: Completions, matched: str) -> Sweep:
     whole = Completions([*generate(study), *completions])
     events, onsets = study.detect(whole)
     seed, margin = study.config.run.seed, study.config.analysis.accuracy_margin
@@ -218,7 +228,7 @@ def _sweep(study: Study, name: str, arms: Sequence[Condition], completions: Comp
     study.folder.save_table(name, comparison.to_pandas())
     study.folder.save_table(f"{name}_paired", comparison.paired_to_pandas())
     study.folder.save_table(f"{name}_receipts", receipts_table(whole))
-    return Sweep((BASELINE, *arms), comparison, behaviour, whole)
+    return Sweep((BASELINE, *arms), comparison, behaviour, whole, matched)
 
 
 def _section(study: Study) -> Phase2Section:

@@ -86,9 +86,9 @@ class Phase2Section(Section):
     continuation_ablation: ContinuationSection = ContinuationSection()
     report: ReportSection = ReportSection()
     phase1_run_id: str | None = None
-    """The phase 1 run to build on; the run itself if not given."""
+    """The run whose selected sites are taken over, and nothing else; those of this run if not given."""
     direction_seed: int = 7
-    """Of the random direction that is added with the length of what the ablation removes."""
+    """Of the random direction, as long as what the largest subset or the strongest factor removes."""
 
     @model_validator(mode="after")
     def _names_a_subset(self) -> "Phase2Section":

@@ -7,40 +7,19 @@ from dataclasses import dataclass
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.power import PairedDesign, minimum_detectable
-from backtracking.core.sites import Site
 from backtracking.experiments.config import Config
 from backtracking.experiments.models import open_model
-from backtracking.experiments.phase2 import default_subsets
 from backtracking.experiments.phases import require_sites
 from backtracking.experiments.run_problems import problems_of
+from backtracking.experiments.stages import Stage, most_selected, stages_of, sweeps_selected
 from backtracking.model.sampling import sample_units
 from backtracking.model.sampling.memory import GIB, MemoryPlan
-from backtracking.model.sampling.plan import ROUNDS, Settings, default_rows, plan_rows
+from backtracking.model.sampling.plan import Settings, default_rows, plan_rows
 from backtracking.model.sampling.sampler import memory_for
 from backtracking.model.sampling.shares import shares_for
 
 PROBE_TOKENS = 16
 """Sampled per row to measure the rate."""
-MOST_SELECTED = 2
-"""Sites of each component that a plan takes the scan to select, at most."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One batch of arms."""
-
-    name: str
-    arms: int
-    completions: int
-    tokens: int
-    """Sampled at most: every completion may run to the limit."""
-    compared: int = 0
-    """Arms whose differences from the baseline are tested and adjusted together."""
-
-    def units(self, rows_at_once: int) -> int:
-        """Units of work it is cut into, which is how many workers it can keep busy."""
-        rows = min(rows_at_once, self.completions)
-        return -(-self.completions // (rows * ROUNDS if rows > 1 else 1))
 
 
 @dataclass(frozen=True)
@@ -73,6 +52,8 @@ class Plan:
     """Of a cluster, for which the time is given too."""
     rows_at_most: int
     """Rows decoded together in a stage that has enough of them."""
+    most_sites: int
+    """The most sites that the scan can select, for which the subset sweep is counted; 0 where it does not count."""
 
     @property
     def seconds(self) -> float:
@@ -115,6 +96,11 @@ class Plan:
             f"at most {self.tokens:,} tokens; at {self.rate:,.0f} tokens/s (measured now, {self.memory.rows} rows) "
             f"at most {duration(self.seconds)}; stop tokens make it shorter"
         )
+        if self.most_sites:
+            found.append(
+                f"the subset sweep is counted for the most sites that the scan of this config can select, "
+                f"{self.most_sites}; with fewer it has fewer arms"
+            )
         found += self._costs()
         found.append(f"memory: weights {self.weights / GIB:.2f} GiB; {self.memory}")
         if self.problems < 2:
@@ -163,7 +149,8 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2), work
     probed = sample_units(model, [rows[: memory.rows]], probe, engine=generation.engine, shares=shares)
     made = [c for _, part in probed for c in part]
     rate = sum(len(c.ids) for c in made) / (time.perf_counter() - begin)
-    stages = _stages(config, len(problems))
+    selected = most_selected(config, model) if sweeps_selected(config) else ()
+    stages = stages_of(config, len(problems), selected)
     comparisons = max(1, *(stage.compared for stage in stages))
     return Plan(
         model.name,
@@ -177,6 +164,7 @@ def plan(config: Config, *, baseline_rates: tuple[float, ...] = (0.5, 0.2), work
         model.device.type,
         workers,
         most if memory.rows == memory.asked else memory.rows,
+        len(selected),
     )
 
 
@@ -197,36 +185,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _stages(config: Config, problems: int) -> tuple[Stage, ...]:
-    new, samples = config.generation.max_new_tokens, config.generation.num_samples_per_prompt
-
-    def stage(name: str, arms: int, per_arm: int, compared: int = 0) -> Stage:
-        return Stage(name, arms, arms * per_arm, arms * per_arm * new, compared)
-
-    if config.conditions:
-        arms = len(config.arms())
-        return (stage("arms", arms, problems * samples, arms - 1),)
-    variants, ablation = len(config.prompts().variants), config.ablation_generation
-    found = [stage("baseline, by variant", variants, problems * samples)]
-    if ablation.enabled:
-        found.append(stage("targeted ablation and ban", 2, problems * samples, 2))
-        draws = ablation.num_samples_per_prompt or samples
-        found.append(stage("random ablations", ablation.random_draws, problems * draws))
-    if config.phase2 is None:
-        return tuple(found)
-    section = config.phase2
-    if section.subset_sweep.enabled:
-        given = section.subset_sweep.subsets
-        each = range(min(config.analysis.topk_layers_for_generation, MOST_SELECTED))
-        sites = [Site(component, layer) for component in config.analysis.ablation_components for layer in each]
-        arms = len(default_subsets(sites) if given is None else given)
-        found.append(stage("subset sweep", arms + 1, problems * samples, arms + 2))
-    if section.scale_sweep.enabled:
-        arms = len(section.scale_sweep.scales)
-        found.append(stage("scale sweep", arms + 1, problems * samples, arms + 2))
-    ending = section.continuation_ablation
-    if ending.enabled and ending.forks:
-        found.append(stage("forks", 3, ending.fork_max_events * ending.fork_samples))
-    return tuple(found)

@@ -41,10 +41,10 @@ def phase_methods(config: Config) -> tuple[str, ...]:
         f"{ablation.random_draws} sets of sites drawn at random with the kinds and numbers of the selected ones are "
         "switched off in the same way; the share of them that move backtracking at least as far, up or down, the "
         "selected set counted among them, is its two-sided rank p-value; how many of them go so far in its direction "
-        f"is said beside it. A set breaks the text where more than {100 * MANY:g} % of its completions are cut off "
-        "before an answer or have no readable one, or more than that end in a loop; such sets stay in the null "
-        "distribution. The sets share no site with the selected one where the model has enough such sets, and count in "
-        "no adjustment for several tests."
+        "is said beside it, and so is how many sets break the text: those under which accuracy falls by more than that "
+        f"margin, and those under which more than {100 * MANY:g} % of completions are cut off before an answer or "
+        "have no readable one, or more than that end in a loop. They stay in the null distribution. The sets share no "
+        "site with the selected one where the model has enough such sets, and count in no adjustment for several tests."
     )
     return (
         *common_methods(config),

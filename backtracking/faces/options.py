@@ -39,7 +39,9 @@ NewRunId = Annotated[
 Phase1Run = Annotated[
     str | None,
     typer.Option(
-        "--phase1-run-id", help="Phase 1 run to build on; this run itself if not given.", autocompletion=run_ids
+        "--phase1-run-id",
+        help="Run whose selected sites are taken over, and nothing else: the baseline is this run's own.",
+        autocompletion=run_ids,
     ),
 ]
 Variant = Annotated[str | None, typer.Option("--variant", help="Formatting variant; the run's own if not given.")]

@@ -97,7 +97,7 @@ def generate(
 
 
 def detect_events(config: Config, run_id: RunId = None, as_json: AsJson = False) -> None:
-    """Find every onset and grade every completion; writes events.parquet and onsets.parquet.
+    """Find every onset and grade every completion, arm by arm; writes events.parquet and onsets.parquet.
 
     Example: backtracking detect-events --config configs/organism_phase1.yaml
     """
@@ -105,17 +105,25 @@ def detect_events(config: Config, run_id: RunId = None, as_json: AsJson = False)
 
     study = open_named(config, run_id)
     events, onsets = phase1.detect(study)
-    counted = sum(event.has_backtracking_strict for event in events)
+    arms: dict[tuple[str, str], list[bool]] = {}
+    for event in events:
+        arms.setdefault((event.condition, event.variant), []).append(event.has_backtracking_strict)
+    rates = [
+        {"condition": condition, "variant": variant, "completions": len(arm), "backtracking": sum(arm)}
+        for (condition, variant), arm in arms.items()
+    ]
     document = {
         "run_id": study.folder.run_id,
-        "completions": len(events),
-        "backtracking": counted,
+        "rates": rates,
         "triggers": len(onsets),
         "events": study.folder.path / "events.parquet",
         "onsets": study.folder.path / "onsets.parquet",
     }
-    line = f"{counted} of {len(events)} completions backtrack; {len(onsets)} triggers in {study.folder.path}"
-    answer(document, [line], as_json=as_json)
+    lines = [
+        f"{condition}, variant {variant}: {sum(arm)} of {len(arm)} completions backtrack"
+        for (condition, variant), arm in arms.items()
+    ]
+    answer(document, [*lines, f"{len(onsets)} triggers in {study.folder.path}"], as_json=as_json)
 
 
 def logit_lens(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:

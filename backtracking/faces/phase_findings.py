@@ -4,7 +4,7 @@ import math
 
 from backtracking.core.interventions import BASELINE
 from backtracking.core.power import PairedDesign, minimum_detectable
-from backtracking.core.statistics import Estimate
+from backtracking.core.statistics import Estimate, non_inferiority
 from backtracking.experiments.ablation_arms import TARGETED
 from backtracking.experiments.phase1 import BANNED, Phase1, banned_condition
 from backtracking.experiments.phase2 import Phase2
@@ -12,6 +12,7 @@ from backtracking.faces.phase_grids import QUANTITY, without_draws
 from backtracking.faces.report_content import MANY, ban_warnings, points
 from backtracking.measures.behaviour import BehaviourRow
 from backtracking.measures.conditions import ConditionRow, PairedRow
+from backtracking.measures.decision_points import DecisionPoints
 from backtracking.measures.random_draws import DrawRow, TargetedAgainstRandom
 
 STAYS = 0.5
@@ -25,18 +26,21 @@ def findings(first: Phase1, second: Phase2 | None) -> tuple[str, ...]:
 
 def _where(first: Phase1) -> str:
     chosen, table = first.selection, first.scan.to_pandas()
+    controlled = bool(first.points.controls)
+    q, against = ("difference_q", " against controls") if controlled else ("q", "")
+    kinds = "layers and their heads" if any(site.head is not None for site in first.scan.sites) else "layers"
     table = table[table["quantity"] == QUANTITY].set_index("site")
     sites = ", ".join(
         f"{site} ({table.loc[str(site), 'change']:+.2f} nats "
         f"[{table.loc[str(site), 'change_low']:+.2f}, {table.loc[str(site), 'change_high']:+.2f}], "
-        f"q = {table.loc[str(site), 'q']:.2g})"
+        f"q{against} = {table.loc[str(site), q]:.2g})"
         for site in chosen.sites
     )
     note = f" Note: {chosen.note}." if chosen.note else ""
+    beside = "more than at matched controls, by enough and without harm to ordinary text" if controlled else "by enough"
     return (
-        f"Where is it written? {chosen.significant} of {chosen.tested} sites lower the log-probability of a trigger "
-        f"when switched off at the decision, more than at matched controls, by enough and without harm to ordinary "
-        f"text (see Methods); taken: {sites}.{note}"
+        f"Where is it written? {chosen.significant} of {chosen.tested} sites ({kinds}) lower the log-probability of a "
+        f"trigger when switched off at the decision, {beside} (see Methods); taken: {sites}.{note}"
     )
 
 
@@ -49,28 +53,30 @@ def _what(first: Phase1) -> str:
     text = (
         f"What removes it? Switching {', '.join(map(str, first.selection.sites))} off while decoding takes "
         f"backtracking from {rows[BASELINE.name].backtracking.percent()} to {rows[TARGETED].backtracking.percent()} "
-        f"({points(moved.backtracking)} points, p = {moved.backtracking_p_holm:.2g} after Holm)."
+        f"({points(moved.backtracking)} points, p = {moved.backtracking_p_holm:.2g} after Holm). {_silent(first)}"
     )
     if first.targeted is None:
         text += " No null distribution: the model has too few other sets of sites of this shape, or none was asked for."
     else:
         text += f" {among_draws(first.targeted, moved, rows[BASELINE.name])}"
-    return f"{text} {_silent(first)}"
+    return text
 
 
 def among_draws(found: TargetedAgainstRandom, moved: PairedRow, baseline: ConditionRow) -> str:
     """Where the effect stands among the random draws, and how many of these break the text."""
     null, ranked = found.backtracking, found.targeted
-    effect = "this" if ranked.pairs == moved.pairs else (
-        f"the selected ones in the same {ranked.pairs} pairs ({points(ranked.backtracking)} points)"
-    )  # fmt: skip
+    effect = "the selected one"
+    if ranked.pairs != moved.pairs:
+        effect += f" in the same {ranked.pairs} pairs ({points(ranked.backtracking)} points)"
+    costly = sum(non_inferiority(row.accuracy, moved.margin) == "inferior" for row in found.random)
     broken = sum(unreadable(row) > MANY or row.degenerate.value > MANY for row in found.random)
     return (
-        f"{null.draws} random sets of the same shape move it by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
+        f"{null.draws} random sets of the same shape move backtracking by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
         f"points (95 % of draws), {null.as_extreme} of them as far as {effect} or further, up or down (rank "
-        f"p = {null.p_value:.2g}), {null.same_direction} of them in the same direction. {broken} of the sets break the "
-        f"text: more than {100 * MANY:g} % of their completions are cut off, have no readable answer or end in a loop "
-        f"(baseline: {100 * unreadable(baseline):.1f} % without an answer, {100 * baseline.degenerate.value:.1f} % in a loop)."
+        f"p = {null.p_value:.2g}), {null.same_direction} of them in the same direction. {costly} of the sets cost "
+        f"more than {100 * moved.margin:g} points of accuracy (whole interval); under {broken} more than "
+        f"{100 * MANY:g} % of completions are cut off, have no readable answer or end in a loop (baseline: "
+        f"{100 * unreadable(baseline):.1f} % without an answer, {100 * baseline.degenerate.value:.1f} % in a loop)."
     )
 
 
@@ -145,9 +151,18 @@ def _sure(first: Phase1) -> str:
         f"How sure? {baseline.completions} completions of {baseline.problems} problems per arm, arms paired by sample, "
         f"95 % intervals and tests clustered by problem; {found}. "
         f"Self-check: {len(study.checks) - failed} of {len(study.checks)} laws hold; "
-        f"{len(first.points.unmatched)} of {len(first.points.events)} onsets lack a control; of "
-        f"{len(first.points.controls)} controls {first.points.in_own_completion} stand in their onset's own "
-        f"completion, {first.points.behind_trigger} behind a trigger and {first.points.reused} serve twice."
+        f"{_read(first.points)}."
+    )
+
+
+def _read(points: DecisionPoints) -> str:
+    """How many onsets the scan and the lens rest on, how many of these have no control, and where controls stand."""
+    read, left = len(points.events), points.skipped.subsampled
+    drawn = f"{read} of {read + left} onsets were read, drawn at random (analysis.max_events); " if left else ""
+    return (
+        f"{drawn}{len(points.unmatched)} of {read} onsets lack a control; of {len(points.controls)} controls "
+        f"{points.in_own_completion} stand in their onset's own completion, {points.behind_trigger} behind a trigger "
+        f"and {points.reused} serve twice"
     )
 
 

@@ -103,7 +103,7 @@ def _random_grid(first: Phase1) -> Grid:
     sites = receipts.groupby("condition", sort=False)["intervention"].agg(" + ".join)
     table = first.targeted.to_pandas()
     table["sites"] = [sites[name] for name in table["condition"]]
-    table["as_far_same_direction"] = table["as_far_same_direction"].map({True: "yes", False: "no"})
+    table["as_far_same_direction"] = ["yes" if as_far else "no" for as_far in table["as_far_same_direction"]]
     touched = {name: set(part["intervention"]) for name, part in receipts.groupby("condition")}
     drawn = [touched[name] for name in table["condition"] if name != TARGETED]
     shared = sum(bool(each & touched[TARGETED]) for each in drawn)
@@ -146,7 +146,8 @@ def phase2_grids(second: Phase2) -> tuple[Grid, ...]:
                 folded(
                     name,
                     "Against the baseline, in points; p after Holm. The ban removes the word and touches nothing "
-                    "inside; the random direction is as long as what the ablation removes.",
+                    "inside. The random direction is one draw, at the sites of one arm and as long as what that arm "
+                    f"removes ({sweep.matched}), and matches no other arm.",
                     sweep.comparison.paired_to_pandas(),
                     ("condition", "backtracking", "backtracking_p_holm", "accuracy", "non_inferior"),
                     shares=True,

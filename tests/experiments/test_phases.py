@@ -96,6 +96,11 @@ def test_every_step_has_its_table_and_the_report_answers_four_questions(finished
         silent, moved = (100 * behaviour.loc[arm, name] for name in ("silent_change", "silent_change_difference"))
         assert f"{silent:.1f} % ({moved:+.1f} [" in report.findings[1]
     assert "without any trigger word" in report.findings[1]
+    scan = first.scan.to_pandas().set_index(["site", "quantity"]).loc[("attn.1.h0", "trigger_log_prob")]
+    assert f"q against controls = {scan['difference_q']:.2g})" in report.findings[0]
+    assert "of 36 sites (layers and their heads)" in report.findings[0]
+    read, left = len(first.points.events), first.points.skipped.subsampled
+    assert (f"{read} of {read + left} onsets were read" in report.findings[3]) == bool(left)
     headings = [heading for heading, _ in report.examples]
     assert [heading.split(",")[0] for heading in headings] == ["baseline", "targeted_ablation", "ban"]
     assert len({heading.split(":")[0].partition(",")[2] for heading in headings}) == 1, "one problem and sample"
@@ -118,7 +123,11 @@ def test_a_report_warns_of_a_ban_that_was_passed(finished):
 
 def test_controls_stand_beside_every_sweep(finished):
     _, second = finished
-    for sweep, direction in ((second.subsets, "random_direction"), (second.scales, "random_direction: scale")):
+    for sweep, direction, matched in (
+        (second.subsets, "random_direction", "subset: all_selected"),
+        (second.scales, "random_direction: scale", "scale: 0"),
+    ):
+        assert sweep.matched == matched
         names = {row.condition for row in sweep.comparison.rows}
         assert {"baseline", "ban", direction} <= names
         ban = sweep.comparison.row("ban")
@@ -274,7 +283,9 @@ def test_phase_2_runs_on_a_phase_1_whose_generations_are_gone(finished, tmp_path
     )
     save_selection(study, SelectedSites((Site("mlp", 1),), 1, 12, "its own"))
     notes = phase2.adopt(study, RunFolder(gone))
-    assert "generations of phase1 are gone" in notes[0]
+    assert notes[0].startswith("only the selected sites are taken over from phase1: baseline, metrics")
+    assert notes[1].startswith("the generations of phase1 are gone; nothing here needs them")
+    assert phase2.adopt(study, finished[0].study.folder)[1:] == ()
     assert phase2.selection_of(study).sites == finished[0].selection.sites
     assert saved_selection(study).sites == (Site("mlp", 1),)  # which a scan of its own may write at any time
     with pytest.raises(InputError, match=r"has no tables/selected_sites.json"):
@@ -288,7 +299,6 @@ def test_the_seeds_commands_do_the_steps_one_by_one(finished, tmp_path, monkeypa
     content["dataset"]["max_examples"] = 8
     content["analysis"] |= {"max_events": 6, "control_samples": 6, "scan_heads": False}
     content["ablation_generation"]["num_samples_per_prompt"] = 1
-    content["prompting"]["formatting_variants"] = content["prompting"]["formatting_variants"][:1]
     file.write_text(yaml.safe_dump(content))
     runner = CliRunner()
 
@@ -301,7 +311,16 @@ def test_the_seeds_commands_do_the_steps_one_by_one(finished, tmp_path, monkeypa
     assert (tmp_path / "runs" / ".current_run_id").read_text().strip() == "mine"
     assert "8 problems" in run("prepare-data")
     assert "16 completions of baseline" in run("generate", "--condition", "baseline", "--variant", "a")
-    for command in ("detect-events", "logit-lens", "ablation-scan"):
+    run("generate", "--variant", "b")
+    lines = run("detect-events").splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == ["baseline, variant a", "baseline, variant b"]
+    assert all("of 16 completions backtrack" in line for line in lines[:2]) and "32 completions" not in lines[2]
+    rates = json.loads(run("detect-events", "--json"))["rates"]
+    assert [(rate["condition"], rate["variant"], rate["completions"]) for rate in rates] == [
+        ("baseline", "a", 16), ("baseline", "b", 16)
+    ]  # fmt: skip
+    assert lines[0].split()[3] == str(rates[0]["backtracking"])
+    for command in ("logit-lens", "ablation-scan"):
         run(command)
     assert "16 completions" in run("generate", "--condition", "targeted_ablation").replace(
         "32 completions", "16 completions"
@@ -339,10 +358,14 @@ def test_a_plan_counts_before_anything_runs(tmp_path):
     assert found.rate > 0 and found.memory.rows == 48
     assert found.device_hours == pytest.approx(found.tokens / found.rate / 3600)
     assert found.seconds_on(1) == pytest.approx(found.seconds)
-    # units of 64 rows at once and 4 rounds: the random ablations are 4, each other stage one
+    # units of 64 rows at once and 4 rounds: the random ablations are 4, the subset sweep two, each other stage one
     many, subsets = by_name["random ablations"], by_name["subset sweep"]
-    assert (many.completions, subsets.completions) == (960, 4 * 48)  # two sites, both of them, a random direction
-    assert found.seconds_on(4) * found.rate == pytest.approx(found.tokens - many.tokens * 3 / 4)
+    # a head, an attention layer and an MLP layer at most, both of attention, all, a random direction
+    assert (many.completions, subsets.completions) == (960, 6 * 48)
+    assert found.seconds_on(4) * found.rate == pytest.approx(
+        found.tokens - many.tokens * 3 / 4 - subsets.tokens * 1 / 2
+    )
+    assert any("the most sites that the scan of this config can select, 3;" in line for line in found.lines())
     assert any("machine-hours (CPU)" in line for line in found.lines())
     with pytest.raises(InputError, match="workers is 0"):
         plan(config_in(tmp_path / "runs"), workers=0)

@@ -107,7 +107,7 @@ def test_a_run_in_json_is_one_document_on_standard_output(work):
         (["plan", "--config", "config.yaml"], {"model", "stages", "tokens", "seconds", "rate", "detectable"}),
         (["init-run", "--config", "config.yaml", "--run-id", "named"], {"run_id", "folder"}),
         (["generate", "--config", "config.yaml"], {"run_id", "condition", "completions", "folder"}),
-        (["detect-events", "--config", "config.yaml"], {"completions", "backtracking", "triggers", "events"}),
+        (["detect-events", "--config", "config.yaml"], {"rates", "triggers", "events"}),
         (["prepare-data", "--config", "config.yaml"], {"problems", "path"}),
         (["formatting-sweep", "--config", "config.yaml"], {"run_id", "table", "rows", "notes"}),
     ],

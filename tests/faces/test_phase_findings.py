@@ -38,7 +38,7 @@ def ranked_sentence(kept: int) -> str:
     """With so many samples of each draw; the targeted condition has two."""
     draws = [f"random {i}" for i in range(20)]
     events = random_study(1, baseline=(0.6, 0.5), off=(0.2, 0.5), **dict.fromkeys(draws, (0.55, 0.5)))
-    events = [replace(e, verdict="truncated") if e.condition in draws[:3] else e for e in events]
+    events = [replace(e, verdict="truncated", is_correct=False) if e.condition in draws[:3] else e for e in events]
     events = [replace(e, degenerate=True) if e.condition == draws[5] else e for e in events]
     whole = compare_conditions([event for event in events if event.condition not in draws])
     first = [event for event in events if event.sample_id < kept]
@@ -52,13 +52,17 @@ def ranked_sentence(kept: int) -> str:
 
 
 def test_the_effect_that_was_ranked_is_printed_where_it_is_another():
-    assert "0 of them as far as this or further, up or down (rank p = 0.048), 0 of them in" in ranked_sentence(99)
-    assert "as far as the selected ones in the same" in ranked_sentence(1)
+    assert (
+        "0 of them as far as the selected one or further, up or down (rank p = 0.048), 0 of them in"
+        in ranked_sentence(99)
+    )
+    assert "as far as the selected one in the same" in ranked_sentence(1)
 
 
 def test_draws_that_break_the_text_are_counted():
-    """Three are cut off, one loops."""
-    assert "4 of the sets break the text: more than 10 % of" in ranked_sentence(99)
+    """Three are cut off, and so never right; one loops."""
+    assert "3 of the sets cost more than 5 points of accuracy (whole interval)" in ranked_sentence(99)
+    assert "under 4 more than 10 % of completions are cut off, have no" in ranked_sentence(99)
     assert "(baseline: 0.0 % without an answer, 0.0 % in a loop)" in ranked_sentence(99)
 
 
