@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from backtracking.workspace.private_keys import PrivateKeys
+
 BEFORE = 160
 """Characters before a value in which its name is looked for; a name may stand a line or two above."""
 
@@ -143,14 +145,7 @@ SHAPES = (
         ("FwoGZXIvYXdz", "IQoJb3JpZ2lu", "FQoGZXIvYXdz", "AQoDYXdz"),
         re.compile(r"[A-Za-z0-9/+]{100,}={0,2}"),
     ),
-    Shape(
-        "private key",
-        ("-----BEGIN ",),
-        re.compile(
-            r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----[\s\"',]{0,40}(?=[A-Za-z0-9+/=:., -]{16})"
-            r"(?:[^-]|-(?!----)){16,20000}(?:-----END [A-Z0-9 ]+-----)?"
-        ),
-    ),
+    PrivateKeys(),
     Shape(
         "url credentials",
         ("://",),
