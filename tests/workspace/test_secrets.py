@@ -77,6 +77,30 @@ def test_hidden_text_stays_valid_json_and_csv():
     assert redact(f"1,{TOKEN},2").split(",") == ["1", "[hidden: hf token]", "2"]
 
 
+@pytest.mark.parametrize("token", [TOKEN, "ghp_" + "aB3d" * 9, "github_pat_" + "aB3d" * 20])
+@pytest.mark.parametrize("after", ["", " there", '"', "_and_more"])
+def test_a_token_directly_after_a_long_name_or_address_is_found(token, after):
+    names = ["my_Notebook_Variable_Name_With_Digits_2024_"]
+    if after != "_and_more":
+        names += [
+            "https://example.com/v1/Abcdefghij0123456789Abcdefghij0123456789x_",
+            "QWxhZGRpbjpvcGVuIHNlc2FtZQ1" * 2,
+        ]
+    for name in names:
+        (found,) = find_secrets(name + token + after, known=())
+        assert found.column == len(name) + 1
+        assert token not in redact(name + token + after, known=())
+
+
+def test_letters_of_a_token_in_the_midst_of_data_are_no_alarm():
+    chance, found = random.Random(7), 0
+    for _ in range(3000):
+        data = base64.urlsafe_b64encode(chance.randbytes(300)).decode()
+        place = chance.randrange(60, 300)
+        found += bool(find_secrets(data[:place] + "hf_" + data[place + 3 :], known=()))
+    assert found <= 90, "most are followed by data; a name of words before them is what data seldom look like"
+
+
 def _ordinary() -> list[str]:
     chance = random.Random(5)
     lines: list[str] = []
