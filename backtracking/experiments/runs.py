@@ -20,7 +20,7 @@ import pandas as pd
 
 from backtracking.core.atomic import remove_leftovers, replacing, writing
 from backtracking.core.completions import Completions
-from backtracking.core.errors import MissingFileError
+from backtracking.core.errors import DamagedFileError, MissingFileError
 from backtracking.experiments import locks
 from backtracking.experiments.manifests import NAME as MANIFEST
 from backtracking.experiments.manifests import read_manifest, write_manifest
@@ -102,11 +102,32 @@ class RunFolder:
 
         Raises:
             MissingFileError: The step that writes it has not been run.
+            DamagedFileError: It is no table any more.
         """
         file = self.path / "tables" / f"{name}.csv"
         if not file.is_file():
             raise MissingFileError(f"{self.run_id} has no table {name}; run the step that makes it first")
-        return pd.read_csv(file, dtype={"example_id": str})
+        try:
+            return pd.read_csv(file, dtype={"example_id": str})
+        except ValueError as error:
+            raise _damaged(file, error, "run the step that makes it again") from error
+
+    def events(self) -> pd.DataFrame | None:
+        """The events of the run, a row per completion; None where they have not been detected.
+
+        Raises:
+            DamagedFileError: Their file is not what was written.
+        """
+        file = self.path / "events.parquet"
+        if not file.is_file():
+            return None
+        try:
+            return pd.read_parquet(file)
+        except (ValueError, OSError) as error:
+            remedy = (
+                f"make it again: backtracking detect-events --config {self.path / 'config.yaml'} --run-id {self.run_id}"
+            )
+            raise _damaged(file, error, remedy) from error
 
     def save_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write a table as `tables/<name>.csv`; a missing value is an empty cell."""
@@ -126,6 +147,10 @@ class RunFolder:
         frame = frame.assign(**{name: frame[name].astype(object).map(_in_utf8) for name in texts})
         with replacing(self.path / f"{name}.parquet") as temporary:
             frame.to_parquet(temporary, index=False)
+
+
+def _damaged(file: Path, error: Exception, remedy: str) -> DamagedFileError:
+    return DamagedFileError(file, " ".join(str(error).split()), remedy)
 
 
 def _last_byte(file: IO[bytes]) -> bytes:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from backtracking.core.errors import InputError
+from backtracking.core.errors import DamagedFileError, InputError
 from backtracking.core.sites import Site
 from backtracking.experiments.study import Study
 from backtracking.measures.ablation_scan import AblationScan
@@ -37,13 +37,17 @@ def saved_selection(study: Study, name: str = SELECTED) -> SelectedSites:
     """The selection that the scan of this run has written.
 
     Raises:
-        InputError: There is none yet.
+        InputError: There is none yet, or its file is damaged.
     """
     file = study.folder.path / "tables" / name
     if not file.is_file():
         raise InputError(f"{study.folder.run_id} has no selected sites; run: backtracking ablation-scan")
-    held = json.loads(file.read_text(encoding="utf-8"))
-    return SelectedSites(tuple(map(Site.parse, held["sites"])), held["significant"], held["tested"], held["note"])
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        return SelectedSites(tuple(map(Site.parse, held["sites"])), held["significant"], held["tested"], held["note"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        again = "run: backtracking ablation-scan" if name == SELECTED else "remove it, and give --phase1-run-id again"
+        raise DamagedFileError(file, str(error), again) from error
 
 
 def select(study: Study, scan: AblationScan) -> SelectedSites:

@@ -117,6 +117,5 @@ def _table(folder: RunFolder, name: str) -> pd.DataFrame | None:
 
 
 def _events(folder: RunFolder) -> pd.DataFrame | None:
-    file = folder.path / "events.parquet"
-    events = pd.read_parquet(file) if file.is_file() else None
+    events = folder.events()
     return events if events is not None and len(events) else None

@@ -28,18 +28,28 @@ TOKEN_VARIABLES = (
 )
 LEAST = 8
 """A shorter value would be found in ordinary text."""
+LEAST_NAMED = 6
+"""The same under a name that says that the value is secret, if it is neither a word nor a number."""
 
-_SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASS|PWD|CREDENTIAL|AUTH|PRIVATE|COOKIE", re.I)
-_PLAIN_NAME = re.compile(
-    r"(?:^|_)(?:HOME|DIR|PATH|CACHE|PROJECT|ENTITY|MODE|ENDPOINT|MODEL|DEVICE|DEVICES|THREADS|LEVEL|NAME|HOST|"
-    r"PORT|OFFLINE|DEBUG|REGION|DATASET|BRANCH|REMOTE)$",
+_SECRET_NAME = re.compile(
+    r"TOKEN(?!IZER)|KEY|SECRET|PASS|PWD|CREDENTIAL|AUTH(?!ORS?(?:_|$))|PRIVATE|COOKIE|LOGIN|WEBHOOK|"
+    r"(?:^|_)PINS?(?:_|$)",
     re.I,
 )
-_PLAIN_VALUE = re.compile(
-    r"[~.]{0,2}/[^\s:@]*|[A-Za-z]:\\.*|https?://[^\s@]*|[-+]?[\d.,_]+|[A-Za-z]+|"
-    r"(?:your|my|changeme|replace|example)[-_ ].*|<.*>|(.)\1*",
-    re.I | re.S,
+_PLAIN_NAME = re.compile(
+    r"(?:^|_)(?:HOME|DIR|PATH|CACHE|PROJECT|ENTITY|ENDPOINT|MODEL|MODEL_ID|NAME|HOST|REPO|REPO_ID|DATASET|BRANCH)$",
+    re.I,
 )
+_SWITCH_NAME = re.compile(
+    r"(?:^|_)(?:MODE|DEVICE|DEVICES|THREADS|LEVEL|PORT|OFFLINE|DEBUG|REGION|REMOTE)$",
+    re.I,
+)
+_WORD_OR_NUMBER = re.compile(r"[-+]?[\d.,_]+|[A-Za-z]+")
+_PLACEHOLDER = re.compile(r"(?:your|my|changeme|replace|example)[-_ ].*|<.*>|(.)\1*", re.I | re.S)
+_PATH = re.compile(r"[~.]{0,2}/[^\s:@]*|[A-Za-z]:\\.*", re.S)
+_ADDRESS = re.compile(r"https?://[^\s@/?#]*(?P<path>[^\s@?#]*)(?P<query>\?[^\s@#]+)?[^\s@]*", re.I)
+_STRETCH = re.compile(r"[A-Za-z0-9+=]{16,}")
+_CAMEL = re.compile(r"(?:[A-Z]?[a-z]+|[A-Z]+)(?:[A-Z][a-z]+)*")
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,11 @@ class KnownValue:
 def known_values(root: Path | None = None) -> tuple[KnownValue, ...]:
     """The values of `.env` at the project's root, and of the environment's token variables.
 
-    Left out are values of fewer than 8 characters, and, under a name that does not say that it is secret,
-    paths, addresses, numbers and single words.
+    Under a name that says that it is secret (TOKEN, KEY, PASSWORD, LOGIN, PIN and the like) a value counts from 8
+    characters on, or from 6 if it is neither a word nor a number. Under any other name these pass: values of fewer
+    than 8 characters, numbers, words, placeholders such as `your-token`, paths that exist or hold no long stretch
+    of mixed letters and digits, and addresses without a query and without such a stretch. What a name like
+    MODEL, PROJECT or HOME holds passes too, unless it is an address that counts.
     """
     folder = root or project_root()
     named = {name: value for name in TOKEN_VARIABLES if (value := os.environ.get(name))}
@@ -86,11 +99,43 @@ def _parsed(file: str, _modified: int, _size: int) -> tuple[tuple[str, str], ...
 
 
 def _counts(name: str, value: str) -> bool:
-    if len(value.strip()) < LEAST:
+    held = value.strip()
+    secret_name = name in TOKEN_VARIABLES or (
+        _SECRET_NAME.search(name) and not _PLAIN_NAME.search(name) and not _SWITCH_NAME.search(name)
+    )
+    if secret_name:
+        return len(held) >= LEAST or (len(held) >= LEAST_NAMED and not _WORD_OR_NUMBER.fullmatch(held))
+    if len(held) < LEAST or _PLACEHOLDER.fullmatch(held):
         return False
-    if name in TOKEN_VARIABLES or (_SECRET_NAME.search(name) and not _PLAIN_NAME.search(name)):
-        return True
-    return not (_PLAIN_NAME.search(name) or _PLAIN_VALUE.fullmatch(value.strip()))
+    if address := _ADDRESS.fullmatch(held):
+        return address["query"] is not None or any(map(_is_drawn, _STRETCH.findall(address["path"])))
+    if _PLAIN_NAME.search(name):
+        return False
+    drawn = any(map(_is_drawn, _STRETCH.findall(held)))
+    if _PATH.fullmatch(held):
+        return drawn and not _exists(held)
+    if _SWITCH_NAME.search(name):
+        return _kinds(held) == 3
+    return drawn or not _WORD_OR_NUMBER.fullmatch(held)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, or with a zero byte: no path here
+        return False
+
+
+def _is_drawn(stretch: str) -> bool:
+    """Whether letters and digits look drawn at random: all three kinds, or both cases that are no CamelCase."""
+    kinds = _kinds(stretch)
+    both = any(c.islower() for c in stretch) and any(c.isupper() for c in stretch)
+    return kinds == 3 or (both and not _CAMEL.fullmatch(stretch))
+
+
+def _kinds(value: str) -> int:
+    """How many there are of upper case, lower case and digits."""
+    return sum((any(c.isupper() for c in value), any(c.islower() for c in value), any(c.isdigit() for c in value)))
 
 
 @lru_cache(maxsize=8)
@@ -107,4 +152,4 @@ def _forms(value: str) -> tuple[str, ...]:
         last = 8 * len(padded) // 6  # characters that the value alone decides
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             found.append(encode(padded).decode()[first:last])
-    return tuple(form for form in dict.fromkeys(found) if len(form) >= LEAST)
+    return tuple(form for form in dict.fromkeys(found) if len(form) >= LEAST or form == value)

@@ -8,11 +8,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from backtracking.workspace.private_keys import PrivateKeys
+
 BEFORE = 160
 """Characters before a value in which its name is looked for; a name may stand a line or two above."""
 
 LONGEST = 80
 """Characters after that stretch in which a value that begins there ends."""
+
+_WORDS = 5
+"""Underscores and hyphens in 40 characters that are a name of several words; in data one of 32 characters is one."""
 
 _BLOB = re.compile(r"[A-Za-z0-9_-]{40}\Z")
 _DIGEST = re.compile(r"(?:commit|sha\d*|rev|revision|hash|tree|blob|parent|digest|checksum|etag|@)\W{0,12}$", re.I)
@@ -31,8 +36,9 @@ class Shape:
     """Must be found in the text before the value, which then may begin anywhere after a needle."""
     mixed: bool = False
     """Whether the value must mix upper case, lower case and digits."""
-    apart: bool = False
-    """Whether it does not count in the midst of data in base 64, where any letters occur."""
+    apart: int | None = None
+    """Characters of the longest such secret, if it does not count in the midst of data in base 64, where any letters
+    occur: that is when such data stand before it, and go on after it or make it longer."""
 
     def spans(self, text: str, small: str) -> Iterator[tuple[int, int]]:
         """Where such secrets stand in the text: first character, and the one after the last.
@@ -46,7 +52,7 @@ class Shape:
             start, end = match.span("value") if "value" in self.pattern.groupindex else match.span()
             if self.named is not None and not self._is_named(text, start):
                 continue
-            if self.apart and _in_blob(text, start):
+            if self.apart is not None and _in_blob(text, start, end, longest=self.apart):
                 continue
             if self.mixed and not _is_mixed(text[start:end]):
                 continue
@@ -83,9 +89,11 @@ def _places(text: str, needles: tuple[str, ...]) -> Iterator[int]:
             start = text.find(needle, start + 1)
 
 
-def _in_blob(text: str, start: int) -> bool:
+def _in_blob(text: str, start: int, end: int, *, longest: int) -> bool:
     before = text[max(0, start - 40) : start]
-    return _BLOB.match(before) is not None and _is_mixed(before)
+    of_words = before.count("_") + before.count("-") >= _WORDS
+    data_before = _BLOB.match(before) is not None and _is_mixed(before) and not of_words
+    return data_before and (end - start > longest or text[end : end + 1] in ("_", "-"))
 
 
 def _is_mixed(value: str) -> bool:
@@ -95,13 +103,14 @@ def _is_mixed(value: str) -> bool:
 _SECRET_KEY = re.compile(r"aws|secret[ _-]?(?:access)?[ _-]?key|\b(?:AKIA|ASIA)[A-Z0-9]", re.I)
 
 SHAPES = (
-    Shape("hf token", ("hf_", "api_org_"), re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{30,}"), apart=True),
+    Shape("hf token", ("hf_", "api_org_"), re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{30,}"), apart=50),
     Shape(
         "github token",
-        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
-        re.compile(r"(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{40,})"),
-        apart=True,
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
+        re.compile(r"gh[pousr]_[A-Za-z0-9]{30,}"),
+        apart=50,
     ),
+    Shape("github token", ("github_pat_",), re.compile(r"github_pat_[A-Za-z0-9_]{40,}")),
     Shape("wandb key", ("wandb_v",), re.compile(r"wandb_v\d{1,2}_[A-Za-z0-9_]{40,}")),
     Shape(
         "wandb key",
@@ -143,14 +152,7 @@ SHAPES = (
         ("FwoGZXIvYXdz", "IQoJb3JpZ2lu", "FQoGZXIvYXdz", "AQoDYXdz"),
         re.compile(r"[A-Za-z0-9/+]{100,}={0,2}"),
     ),
-    Shape(
-        "private key",
-        ("-----BEGIN ",),
-        re.compile(
-            r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----[\s\"',]{0,40}(?=[A-Za-z0-9+/=:., -]{16})"
-            r"(?:[^-]|-(?!----)){16,20000}(?:-----END [A-Z0-9 ]+-----)?"
-        ),
-    ),
+    PrivateKeys(),
     Shape(
         "url credentials",
         ("://",),

@@ -26,6 +26,7 @@ _ESCAPE = re.compile(
     r"%(?P<h>[2-7][0-9a-fA-F])|&#(?P<d>\d{2,3});|&#x(?P<e>[0-9a-fA-F]{2});|&(?P<n>amp|lt|gt|quot|apos);|"
     r"\x1b\[[0-9;]*m"
 )
+_JSON_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|[\"\\/bfnrt])")
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r"}
 _NAMES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 
@@ -120,7 +121,25 @@ def _spans(text: str, known: Sequence[KnownValue]) -> list[_Span]:
             for level in maps:
                 start, end = _origin(start, *level), _origin(end, *level)
             found.append(_Span(start, end, span.kind))
-    return _merged(found)
+    return _merged([_with_whole_escapes(text, span) for span in found])
+
+
+def _with_whole_escapes(text: str, span: _Span) -> _Span:
+    """The span, widened where it would cut an escape of JSON in two, which would leave a text that is no JSON."""
+    first, last = _escape_around(text, span.start), _escape_around(text, span.end)
+    return _Span(span.start if first is None else first.start(), span.end if last is None else last.end(), span.kind)
+
+
+def _escape_around(text: str, place: int) -> re.Match[str] | None:
+    """The escape of JSON that begins before a place and ends after it."""
+    slash = text.rfind("\\", max(0, place - 5), place)
+    if slash < 0:
+        return None
+    first = slash
+    while first > 0 and text[first - 1] == "\\":
+        first -= 1
+    match = _JSON_ESCAPE.match(text, slash)
+    return match if match is not None and (slash - first) % 2 == 0 and match.end() > place else None
 
 
 def _spans_as_is(text: str, known: Sequence[KnownValue]) -> Iterator[_Span]:

@@ -11,7 +11,7 @@ import pytest
 
 from backtracking.core.errors import InputError
 from backtracking.experiments.problem_sets import load_problems
-from backtracking.workspace.known_values import known_values
+from backtracking.workspace.known_values import TOKEN_VARIABLES, known_values
 from backtracking.workspace.secrets import SecretError, find_secrets, redact, refuse_secrets
 from tests.workspace.planted import LETTERS, planted
 
@@ -77,6 +77,30 @@ def test_hidden_text_stays_valid_json_and_csv():
     assert redact(f"1,{TOKEN},2").split(",") == ["1", "[hidden: hf token]", "2"]
 
 
+@pytest.mark.parametrize("token", [TOKEN, "ghp_" + "aB3d" * 9, "github_pat_" + "aB3d" * 20])
+@pytest.mark.parametrize("after", ["", " there", '"', "_and_more"])
+def test_a_token_directly_after_a_long_name_or_address_is_found(token, after):
+    names = ["my_Notebook_Variable_Name_With_Digits_2024_"]
+    if after != "_and_more":
+        names += [
+            "https://example.com/v1/Abcdefghij0123456789Abcdefghij0123456789x_",
+            "QWxhZGRpbjpvcGVuIHNlc2FtZQ1" * 2,
+        ]
+    for name in names:
+        (found,) = find_secrets(name + token + after, known=())
+        assert found.column == len(name) + 1
+        assert token not in redact(name + token + after, known=())
+
+
+def test_letters_of_a_token_in_the_midst_of_data_are_no_alarm():
+    chance, found = random.Random(7), 0
+    for _ in range(3000):
+        data = base64.urlsafe_b64encode(chance.randbytes(300)).decode()
+        place = chance.randrange(60, 300)
+        found += bool(find_secrets(data[:place] + "hf_" + data[place + 3 :], known=()))
+    assert found <= 90, "most are followed by data; a name of words before them is what data seldom look like"
+
+
 def _ordinary() -> list[str]:
     chance = random.Random(5)
     lines: list[str] = []
@@ -133,6 +157,43 @@ def test_values_of_the_env_file_count_unless_they_are_trivial(tmp_path, monkeypa
     assert "OPENAI_API_KEY" in {value.name for value in known_values(tmp_path)}
     (tmp_path / ".env").write_text("OTHER=changed-99-value\n")
     assert {value.name for value in known_values(tmp_path)} == {"OTHER", "OPENAI_API_KEY"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "SLACK=https://hooks.slack.com/services/T0AAAAAAA/B0BBBBBBB/abcdEFGHijklMNOPqrstUVWX",
+        "STORE=https://acct.blob.core.windows.net/c?sv=2024&sig=Zm9vYmFyMTIzZm9vYmFy",
+        "HF_ENDPOINT=https://example.com/x?sig=Zm9vYmFyMTIz",
+        "DB_LOGIN=correcthorsebatterystaple",
+        "PG_PASSWORD=abc1234",
+        "SIGNING=/AbCd+EfGh0123456789",
+        "PIN=1234567890123456",
+        "REMOTE_DEBUG=xJ9-kk2-Lq8-pp1",
+        "WORD=abcdEFGHijklMNOPqrst",
+        "THING=yours?9truly",
+    ],
+)
+def test_a_value_that_may_be_secret_counts_and_is_hidden(project, line):
+    (project / ".env").write_text(line + "\n")
+    name, _, value = line.partition("=")
+    assert redact(f"x {value} y {json.dumps(value)}") == f'x [hidden: value of {name}] y "[hidden: value of {name}]"'
+
+
+def test_ordinary_settings_are_no_secrets(tmp_path, monkeypatch):
+    for name in TOKEN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    there = tmp_path / "AbCdEfGh0123456789"
+    there.mkdir()
+    (tmp_path / ".env").write_text(
+        f"SCRATCH={there}\nDATA=/data/models/Qwen2.5-1.5B-Instruct\nHF_HOME=~/caches/AbCdEfGh0123456789\nPORT=8080\n"
+        "SEEDS=1234567890123456\nTOKENIZERS_PARALLELISM=false\nHF_HUB_OFFLINE=1\nPIN_MEMORY=true\nMAX_TOKENS=100000\n"
+        "MODEL=deepseek-ai/DeepSeek-R1-Distill-Llama-8B\nMODEL_ID=Qwen/Qwen2.5-1.5B-Instruct\nDEVICE=cuda:0,cuda:1\n"
+        "SITE=https://example.com/InstructionFollowing/a-repository\nHUB=https://huggingface.co\n"
+        "CUDA_VISIBLE_DEVICES=0,1,2,3,4,5\nLOG_LEVEL=INFORMATION\nREMOTE=my-own-remote-2\n"
+        "PASSWORD=secret\nTOKENIZER=deepseek\n"
+    )
+    assert {value.name for value in known_values(tmp_path)} == set()
 
 
 def test_a_refusal_names_line_and_kind_and_never_the_value():
