@@ -67,7 +67,8 @@ def _cost(first: Phase1, second: Phase2 | None) -> str:
         f"{100 * row.margin:g} points."
     )
     if second is not None and second.trade is not None:
-        text += f" Best trade-off of the scale sweep: {second.trade.best or 'none'} ({second.trade.reason})."
+        trade = second.trade
+        text += f" Best trade-off of the scale sweep: {trade.best or 'none'} ({trade.reason}; {trade.trend})."
     return text
 
 
