@@ -44,7 +44,11 @@ def _what(first: Phase1) -> str:
         f"({points(moved.backtracking)} points, p = {moved.backtracking_p_holm:.2g} after Holm)."
     )
     if first.targeted is None:
-        text += " No null distribution: the model has too few other sets of sites of this shape, or none was asked for."
+        asked = first.study.config.ablation_generation.random_draws  # at least as many as make a null distribution
+        text += (
+            " No null distribution: the model has too few other sets of sites of this shape for the "
+            f"{asked} random draws asked for."
+        )
     else:
         null = first.targeted.backtracking
         text += (
