@@ -1,11 +1,14 @@
 """Analysis of any number of completions in bounded memory: part after part, then counts by problem.
 
-Each part of the completions gives a part of the events and of the onsets, written once; an analysis that was
-killed continues with the parts that are missing. The statistics need counts by problem alone, so they are the
-same numbers as of all events in memory.
+Each part of the completions gives a part of the events and of the onsets, written once, with a note of their
+checksums beside them. An analysis that was killed continues with the parts that are missing, and makes those anew
+that are not what was written. The statistics need counts by problem alone, so they are the same numbers as of all
+events in memory.
 """
 
 import hashlib
+import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,9 +19,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from backtracking.core.atomic import replacing
+from backtracking.core.atomic import replacing, write_text
 from backtracking.core.completions import Completions
-from backtracking.core.errors import InputError, MissingFileError, UnknownProblemError
+from backtracking.core.errors import DamagedFileError, InputError, MissingFileError, UnknownProblemError
 from backtracking.core.events import Event, OnsetRow, detect_events, schema, table
 from backtracking.core.onsets import DEFAULT_LEXICON, Lexicon
 from backtracking.core.problems import Problem, check_problems
@@ -27,8 +30,6 @@ from backtracking.measures.arm_counts import NEEDED, count_tables
 from backtracking.measures.conditions import ConditionComparison, compare_arms
 
 Progress = Callable[[str, int, int], None]
-_MADE_FROM = b"backtracking_made_from"
-_KINDS: Mapping[str, type] = {"events": Event, "onsets": OnsetRow}
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class _Job:
     part: Path
     events: Path
     onsets: Path
+    note: Path
+    """Says what the two were made from, and their checksums."""
 
 
 def analyse(
@@ -107,7 +110,10 @@ def analyse(
     folder, tell = Path(out), progress or (lambda task, done, total: None)
     jobs = _jobs([Path(part) for part in parts], folder / "parts")
     reading = _Reading.of(check_problems(problems), lexicon, prompting or Prompting())
-    for done, _ in enumerate(_read_all(jobs, reading, workers), start=1):
+    for done, damaged in enumerate(_read_all(jobs, reading, workers), start=1):
+        if damaged:
+            names = ", ".join(map(str, damaged))
+            logging.getLogger("backtracking").warning("not what was written, and made anew: %s", names)
         tell("reading completions", done, len(jobs))
     comparisons = {}
     for variant, arms in count_tables(_columns(job.events) for job in jobs).items():
@@ -128,11 +134,13 @@ def _jobs(parts: Sequence[Path], folder: Path) -> list[_Job]:
     if twice is not None:
         raise InputError(f"two parts are called {twice}; the parts of one analysis need different names")
     return [
-        _Job(part, folder / f"{part.stem}.events.parquet", folder / f"{part.stem}.onsets.parquet") for part in parts
+        _Job(part, *(folder / f"{part.stem}.{name}" for name in ("events.parquet", "onsets.parquet", "made.json")))
+        for part in parts
     ]
 
 
-def _read_all(jobs: Sequence[_Job], reading: _Reading, workers: int) -> Iterator[None]:
+def _read_all(jobs: Sequence[_Job], reading: _Reading, workers: int) -> Iterator[list[Path]]:
+    """Read every part; for each what had to be made anew because it was damaged."""
     if workers < 1:
         raise InputError(f"{workers} workers cannot read anything; give at least 1")
     if workers == 1:
@@ -154,48 +162,73 @@ class _Worker:
         cls.reading = reading
 
     @classmethod
-    def read(cls, job: _Job) -> None:
-        _read_part(job, cls.reading)
+    def read(cls, job: _Job) -> list[Path]:
+        return _read_part(job, cls.reading)
 
 
-def _read_part(job: _Job, reading: _Reading) -> None:
-    """Write the events and onsets of one part, unless they are there and were made from the same."""
-    made_from = hashlib.sha256(job.part.read_bytes()).hexdigest() + reading.digest
-    if all(_made_from(path) == made_from for path in (job.events, job.onsets)):
-        return
+def _read_part(job: _Job, reading: _Reading) -> list[Path]:
+    """Write the events and onsets of one part, unless they are there, whole, and were made from the same.
+
+    Returns the files that were made from the same and are not what was written.
+    """
+    made_from = _checksum(job.part) + reading.digest
+    files, noted = (job.events, job.onsets), _noted(job.note)
+    damaged = []
+    if noted.get("made_from") == made_from:
+        damaged = [path for path in files if not path.is_file() or noted.get(path.name) != _checksum(path)]
+        if not damaged:
+            return []
     try:
         events, onsets = detect_events(
             Completions.load(job.part), reading.problems, lexicon=reading.lexicon, prompting=reading.prompting
         )
     except UnknownProblemError as error:
         raise InputError(f"{job.part}: {error}") from error
-    for path, rows, kind in ((job.events, events, Event), (job.onsets, onsets, OnsetRow)):
-        columns = schema(kind).with_metadata({_MADE_FROM: made_from.encode()})
+    for path, rows, kind in zip(files, (events, onsets), (Event, OnsetRow), strict=True):
         lines = table(rows, kind).assign(example_id=[str(row.example_id) for row in rows])
         with replacing(path) as temporary:
-            pq.write_table(pa.Table.from_pandas(lines, columns, preserve_index=False), temporary, compression="zstd")
+            written = pa.Table.from_pandas(lines, schema(kind), preserve_index=False)
+            pq.write_table(written, temporary, compression="zstd", write_page_checksum=True)
+    write_text(job.note, json.dumps({"made_from": made_from} | {path.name: _checksum(path) for path in files}) + "\n")
+    return damaged
 
 
-def _made_from(path: Path) -> str | None:
-    """What a part of the results was made from; None where it is missing or not whole."""
+def _noted(path: Path) -> dict[str, str]:
+    """What the note of a part says; nothing where there is none, or it cannot be read."""
     try:
-        carried = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowInvalid):
-        return None
-    return carried.get(_MADE_FROM, b"").decode()
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _columns(path: Path) -> pd.DataFrame:
     """The columns of a part of the events that the statistics read."""
-    return pq.read_table(path, columns=list(NEEDED)).to_pandas()
+    return _read(path, list(NEEDED)).to_pandas()
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A part that was found whole, which it may have ceased to be since."""
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DamagedFileError(path, reason, "run the same analysis again: it makes the file anew") from error
 
 
 def _join(parts: Sequence[Path], target: Path, columns: pa.Schema) -> int:
     """Write the parts one behind the other as one file; returns its rows."""
     rows = 0
-    with replacing(target) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
+    with (
+        replacing(target) as temporary,
+        pq.ParquetWriter(temporary, columns, compression="zstd", write_page_checksum=True) as writer,
+    ):
         for part in parts:
-            table = pq.read_table(part).replace_schema_metadata(None)
+            table = _read(part).replace_schema_metadata(None)
             writer.write_table(table)
             rows += len(table)
     return rows

@@ -56,7 +56,11 @@ def _what(first: Phase1) -> str:
         f"({points(moved.backtracking)} points, p = {moved.backtracking_p_holm:.2g} after Holm). {_silent(first)}"
     )
     if first.targeted is None:
-        text += " No null distribution: the model has too few other sets of sites of this shape, or none was asked for."
+        asked = first.study.config.ablation_generation.random_draws  # at least as many as make a null distribution
+        text += (
+            " No null distribution: the model has too few other sets of sites of this shape for the "
+            f"{asked} random draws asked for."
+        )
     else:
         text += f" {among_draws(first.targeted, moved, rows[BASELINE.name])}"
     return text
@@ -131,7 +135,8 @@ def _cost(first: Phase1, second: Phase2 | None) -> str:
         f"{100 * row.margin:g} points."
     )
     if second is not None and second.trade is not None:
-        text += f" Best trade-off of the scale sweep: {second.trade.best or 'none'} ({second.trade.reason})."
+        trade = second.trade
+        text += f" Best trade-off of the scale sweep: {trade.best or 'none'} ({trade.reason}; {trade.trend})."
     return text
 
 

@@ -74,6 +74,9 @@ def figures_of_run(
         shown = events["condition"].isin(conditions["condition"]) & (events["variant"] == events["variant"].iloc[0])
         # A sweep samples arms anew that phase 1 has, with the same noise: one completion of each sample is enough.
         once = events.loc[shown].drop_duplicates(["condition", "example_id", "sample_id"])
+        # Events lie by the names of files; the other figures begin with the baseline, as the table does.
+        order = {name: place for place, name in enumerate(conditions["condition"])}
+        once = once.sort_values("condition", key=lambda names: names.map(order), kind="stable")
         found["onset_positions"] = draw.event_positions(onset_positions(once), model=model, theme=theme)
     if example is not None:
         read, onset = example

@@ -45,6 +45,11 @@ class TradeoffRow:
         """Whether backtracking falls significantly, after Holm."""
         return self.reduction.value > 0 and self.reduction_p_holm <= SIGNIFICANT
 
+    @property
+    def raises(self) -> bool:
+        """Whether backtracking rises significantly, after Holm."""
+        return self.reduction.value < 0 and self.reduction_p_holm <= SIGNIFICANT
+
 
 @dataclass(frozen=True)
 class Trend:
@@ -57,6 +62,15 @@ class Trend:
     factors: int
     problems: int
 
+    def __str__(self) -> str:
+        """Say it in a sentence without a full stop."""
+        if np.isnan(self.rho):
+            return f"no trend over {self.factors} factors: one of factor and backtracking does not vary"
+        return (
+            f"trend over {self.factors} factors: rho = {self.rho:+.2f}, p = {self.p_value:.2g} (positive: backtracking "
+            "rises with the factor)"
+        )
+
 
 @dataclass(frozen=True)
 class Tradeoff:
@@ -66,7 +80,7 @@ class Tradeoff:
     best: str | None
     """The condition with the largest significant reduction among the non-inferior ones."""
     reason: str
-    """Why it is the best, or why none is."""
+    """Why it is the best, or why none is; and which conditions raise backtracking significantly."""
     trend: Trend
 
     def to_pandas(self) -> pd.DataFrame:
@@ -95,10 +109,15 @@ def tradeoff(comparison: ConditionComparison, *, factors: Mapping[str, float]) -
     named = sorted(((factor, name) for name, factor in factors.items() if name != BASELINE.name))
     rows = tuple(_row(paired[name], factor) for factor, name in named)
     best, reason = _best(rows)
+    raised = [
+        f"{row.condition} raises it by {-100 * row.reduction.value:.1f} points (p = {row.reduction_p_holm:.2g})"
+        for row in rows
+        if row.raises
+    ]
     points = [(name, factor) for factor, name in named]
     if 1.0 not in dict(points).values():
         points.append((BASELINE.name, 1.0))
-    return Tradeoff(rows, best, reason, _trend(comparison, points))
+    return Tradeoff(rows, best, "; ".join([reason, *raised]), _trend(comparison, points))
 
 
 def _row(row: PairedRow, factor: float) -> TradeoffRow:
@@ -124,9 +143,12 @@ def _row(row: PairedRow, factor: float) -> TradeoffRow:
 def _best(rows: Sequence[TradeoffRow]) -> tuple[str | None, str]:
     falls = [row for row in rows if row.reduces]
     if not falls:
-        least = min(rows, key=lambda row: row.reduction_p_holm)
+        lower = [row for row in rows if row.reduction.value > 0]
+        if not lower:
+            return None, "no condition reduces backtracking"
+        least = min(lower, key=lambda row: row.reduction_p_holm)
         return None, (
-            f"no condition reduces backtracking significantly; the smallest adjusted p-value is "
+            f"no condition reduces backtracking significantly; the smallest adjusted p-value of a reduction is "
             f"{least.reduction_p_holm:.2g} ({least.condition}, reduction {100 * least.reduction.value:+.1f} points)"
         )
     safe = [row for row in falls if row.non_inferior == "non-inferior"]

@@ -12,6 +12,7 @@ import yaml
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
 from backtracking.experiments import executors as job
+from backtracking.experiments import opening
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
 from backtracking.experiments.opening import open_study, working
@@ -139,6 +140,16 @@ def test_a_named_run_refuses_another_config(config):
     changed = named.model_copy(update={"generation": named.generation.model_copy(update={"top_p": 0.5})})
     with pytest.raises(InputError, match="the run mine was made with another config"):
         run_comparison(changed)
+
+
+def test_of_two_that_begin_at_once_a_given_name_lets_one(config, monkeypatch):
+    named = config.model_copy(update={"run": config.run.model_copy(update={"run_id": "mine"})})
+    begun = [open_study(given) for given in (config, named)]
+    monkeypatch.setattr(opening, "open_run", lambda *given, **options: None)  # as before the first has its folder
+    second = open_study(config)
+    assert second.folder.path not in [study.folder.path for study in begun]
+    with pytest.raises(InputError, match="mine has just been begun by another process; run the command again"):
+        open_study(named)
 
 
 @pytest.mark.parametrize(

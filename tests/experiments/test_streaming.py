@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from backtracking.core.completions import Completion, Completions
-from backtracking.core.errors import InputError
+from backtracking.core.errors import DamagedFileError, InputError
 from backtracking.core.events import Event, OnsetRow, detect_events, table
 from backtracking.core.problems import Problem
 from backtracking.experiments import streaming
@@ -114,6 +114,62 @@ def test_a_part_that_changed_is_read_again(completions, tmp_path):
     Completions(replace(row, text="Final: 7", offsets=(0,) * len(row.ids)) for row in completions[:50]).save(parts[0])
     after = analyse(parts, PROBLEMS, out=tmp_path / "out")
     assert after.onsets < before.onsets
+
+
+def outcome(folder):
+    """Every file that an analysis is for, by name."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "parts")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("kind", ["events.parquet", "onsets.parquet", "made.json"])
+def test_a_bit_that_flips_anywhere_in_an_intermediate_file_has_no_part_in_the_tables(
+    completions, tmp_path, caplog, kind
+):
+    out = tmp_path / "out"
+    parts = saved(completions, tmp_path, 40)
+    analyse(parts, PROBLEMS, out=out)
+    expected, file = outcome(out), out / "parts" / f"part-001.{kind}"
+    whole = file.read_bytes()
+    for place in range(0, 8 * len(whole), 8 * len(whole) // 20 + 3):
+        file.write_bytes(whole[: place // 8] + bytes([whole[place // 8] ^ 1 << place % 8]) + whole[place // 8 + 1 :])
+        caplog.clear()
+        analyse(parts, PROBLEMS, out=out)
+        assert outcome(out) == expected, place
+        assert file.read_bytes() == whole, place
+        if kind != "made.json":
+            assert caplog.messages == [f"not what was written, and made anew: {file}"]
+
+
+def test_parts_that_hold_are_not_made_anew_and_nothing_is_said(completions, tmp_path, caplog, monkeypatch):
+    parts = saved(completions, tmp_path, 40)
+    analyse(parts, PROBLEMS, out=tmp_path / "out")
+    monkeypatch.delattr(streaming, "detect_events")
+    analyse(parts, PROBLEMS, out=tmp_path / "out")
+    assert caplog.messages == []
+
+
+def test_a_part_that_is_damaged_after_it_was_found_whole_is_named(completions, tmp_path, monkeypatch):
+    parts = saved(completions, tmp_path, 40)
+    analyse(parts, PROBLEMS, out=tmp_path / "out")
+    file = tmp_path / "out" / "parts" / "part-000.events.parquet"
+    content = bytearray(file.read_bytes())
+    content[60] ^= 4  # in the first page
+    file.write_bytes(content)
+    monkeypatch.setattr(streaming, "_read_all", lambda *given: iter([]))
+    with pytest.raises(DamagedFileError, match=r"part-000.events.parquet is damaged .*makes the file anew"):
+        analyse(parts, PROBLEMS, out=tmp_path / "out")
+
+
+def test_workers_say_what_was_damaged(completions, tmp_path, caplog):
+    parts = saved(completions, tmp_path, 60)
+    analyse(parts, PROBLEMS, out=tmp_path / "out")
+    expected = outcome(tmp_path / "out")
+    file = tmp_path / "out" / "parts" / "part-000.onsets.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    analyse(parts, PROBLEMS, out=tmp_path / "out", workers=2)
+    assert outcome(tmp_path / "out") == expected
+    assert caplog.messages == [f"not what was written, and made anew: {file}"]
 
 
 def test_workers_give_the_same_files(completions, tmp_path):

@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
@@ -160,6 +161,16 @@ def test_event_positions_show_every_onset_at_its_share():
     for trace, group in zip(figure.data, found.groups, strict=True):
         np.testing.assert_allclose(trace.x, [100 * onset.share for onset in group.onsets])
     assert figure.layout.yaxis.ticktext[2] == "ban<br>10 of 20"
+
+
+def test_the_onsets_of_a_run_are_listed_as_its_other_figures_list_the_conditions(tmp_path):
+    folder = tables.run_folder(tmp_path / "run")
+    file = folder.path / "events.parquet"
+    pd.read_parquet(file).iloc[::-1].to_parquet(file)
+    figures = figures_of_run(folder)
+    listed = [label.rpartition("<br>")[0] for label in figures["onset_positions"].layout.yaxis.ticktext]
+    assert listed == list(figures["rates_by_condition"].layout.yaxis.ticktext)
+    assert listed[0] == "baseline"
 
 
 def test_the_token_strip_shows_every_token_in_order_and_frames_the_onset():

@@ -129,6 +129,20 @@ def test_a_token_tells_what_it_is_and_what_was_measured(browser, exported):
     assert "not measured" in page.evaluate("document.getElementById('tip').textContent")
 
 
+def test_the_key_of_the_shading_is_shown_where_something_was_measured_and_is_shaded(browser, exported):
+    page = opened(browser, exported)
+    key = "document.getElementById('legend-shade')"
+    assert page.evaluate(f"{key}.hidden") is False
+    assert page.evaluate(f"{key}.textContent").split() == ["chance", "of", "a", "trigger", "there:", "0", "1"]
+    assert page.evaluate(f"{key}.querySelector('i').getBoundingClientRect().width") > 40
+    page.evaluate("document.getElementById('shade').click()")
+    assert page.evaluate(f"{key}.hidden") is True
+    page.evaluate("document.getElementById('shade').click()")
+    page.press("j")
+    page.wait_for("document.querySelector('h2 + ul').textContent.includes('receipt')")
+    assert page.evaluate(f"{key}.hidden") is True
+
+
 def test_hovering_shows_the_token_under_the_pointer_and_why_a_trigger_does_not_count(browser, exported):
     page = opened(browser, exported)
     page.evaluate("go(2); draw().then(() => 0)")

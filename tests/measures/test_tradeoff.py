@@ -55,6 +55,35 @@ def test_none_is_best_where_none_is_safe_or_none_reduces():
     assert found.best is None and found.rows[0].reduction.high < 0
 
 
+def test_what_is_said_of_reductions_is_not_of_increases():
+    arms = {"baseline": range(16), "half": range(40), "off": range(2, 16)}
+    events = [event(p, s, name, backtracks=p in on) for name, on in arms.items() for p in range(40) for s in range(2)]
+    found = tradeoff(compare_conditions(events), factors={"half": 0.5, "off": 0})
+    fall, rise = found.rows
+    assert rise.raises and not fall.raises and rise.reduction_p_holm < fall.reduction_p_holm
+    assert found.reason == (
+        "no condition reduces backtracking significantly; the smallest adjusted p-value of a reduction is "
+        f"{fall.reduction_p_holm:.2g} (off, reduction +5.0 points); "
+        f"half raises it by 60.0 points (p = {rise.reduction_p_holm:.2g})"
+    )
+    alone = tradeoff(compare_conditions([e for e in events if e.condition != "off"]), factors={"half": 0.5})
+    assert alone.reason.startswith("no condition reduces backtracking; half raises it by 60.0 points (p = ")
+    both = [
+        *sweep(),
+        *(replace(e, condition="twice", has_backtracking_strict=True) for e in sweep() if e.condition == "baseline"),
+    ]
+    assert (
+        "; twice raises it by 20.0 points" in tradeoff(compare_conditions(both), factors=FACTORS | {"twice": 2}).reason
+    )
+
+
+def test_the_trend_can_be_said():
+    rising = tradeoff(compare_conditions(sweep()), factors=FACTORS).trend
+    assert str(rising).startswith("trend over 4 factors: rho = +1.00, p = ")
+    assert str(rising).endswith("(positive: backtracking rises with the factor)")
+    assert "one of factor and backtracking does not vary" in str(replace(rising, rho=float("nan")))
+
+
 def test_the_trend_agrees_with_scipy():
     rising = compare_conditions(sweep())
     trend = tradeoff(rising, factors=FACTORS).trend
