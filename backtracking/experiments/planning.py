@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
-from backtracking.core.power import PairedDesign, minimum_detectable
+from backtracking.core.power import FEW_PROBLEMS, PairedDesign, minimum_detectable
 from backtracking.experiments.config import Config
 from backtracking.experiments.models import open_model
 from backtracking.experiments.phases import require_sites
@@ -110,6 +110,8 @@ class Plan:
             f"{comparisons} comparison{'s' * (comparisons > 1)} under Holm (correlations as in core/power.py)"
             for rate, comparisons, points in self.detectable
         ]
+        if 1 < self.problems < FEW_PROBLEMS:
+            found.append(f"with fewer than {FEW_PROBLEMS} problems the exact tests find less than that")
         return tuple(found)
 
 

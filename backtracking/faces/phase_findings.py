@@ -3,7 +3,7 @@
 import math
 
 from backtracking.core.interventions import BASELINE
-from backtracking.core.power import PairedDesign, minimum_detectable
+from backtracking.core.power import FEW_PROBLEMS, PairedDesign, minimum_detectable
 from backtracking.core.statistics import Estimate, non_inferiority
 from backtracking.experiments.ablation_arms import TARGETED
 from backtracking.experiments.phase1 import BANNED, Phase1, banned_condition
@@ -75,8 +75,8 @@ def among_draws(found: TargetedAgainstRandom, moved: PairedRow, baseline: Condit
     costly = sum(non_inferiority(row.accuracy, moved.margin) == "inferior" for row in found.random)
     broken = sum(unreadable(row) > MANY or row.degenerate.value > MANY for row in found.random)
     return (
-        f"{null.draws} random sets of the same shape move backtracking by {100 * null.low:+.1f} to {100 * null.high:+.1f} "
-        f"points (95 % of draws), {null.as_extreme} of them as far as {effect} or further, up or down (rank "
+        f"{null.draws} random sets of the same shape move backtracking by {100 * null.low:+.1f} to "
+        f"{100 * null.high:+.1f} points (95 % of draws), {null.as_extreme} of them as far as {effect} or further, up or down (rank "
         f"p = {null.p_value:.2g}), {null.same_direction} of them in the same direction. {costly} of the sets cost "
         f"more than {100 * moved.margin:g} points of accuracy (whole interval); under {broken} more than "
         f"{100 * MANY:g} % of completions are cut off, have no readable answer or end in a loop (baseline: "
@@ -149,7 +149,8 @@ def _sure(first: Phase1) -> str:
     found = (
         "no difference, however large, would be found with 80 % power"
         if math.isnan(least)
-        else f"a difference of {100 * least:.1f} points would be found with 80 % power"
+        else f"a single difference of {100 * least:.1f} points would be found with "
+        f"{'less than ' if baseline.problems < FEW_PROBLEMS else ''}80 % power, of several tested together a larger one"
     )
     failed = sum(not check.ok for check in study.checks)
     return (
