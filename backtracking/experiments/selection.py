@@ -15,7 +15,11 @@ SELECTED, ADOPTED = "selected_sites.json", "adopted_sites.json"
 
 @dataclass(frozen=True)
 class SelectedSites:
-    """The sites that the scan found to write the trigger, the strongest first."""
+    """The sites that the scan found to write the trigger, kind by kind and within a kind the strongest first.
+
+    The kinds are the components in the order of `analysis.ablation_components`, then heads. An attention layer of which
+    a head is selected is left out.
+    """
 
     sites: tuple[Site, ...]
     significant: int

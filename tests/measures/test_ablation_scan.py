@@ -92,6 +92,16 @@ def test_permuting_the_points_permutes_the_changes(tiny):
         np.testing.assert_allclose(getattr(other, name), getattr(scan, name)[rows], atol=1e-5)
 
 
+def test_selected_sites_come_kind_by_kind_and_within_a_kind_the_strongest_first(planted_scan):
+    """Though the MLP is stronger than both attention layers."""
+    changes = planted_scan.log_prob.copy()
+    strongest = planted_scan.sites.index(Site("mlp", 1))
+    for layer, share in ((0, 0.3), (2, 0.6)):
+        changes[:, planted_scan.sites.index(Site("attn", layer))] = share * changes[:, strongest]
+    found = replace(planted_scan, log_prob=changes).select(3, quantity="log_prob")
+    assert [str(site) for site in found.sites] == ["attn.2", "attn.0", "mlp.1"]
+
+
 def test_a_planted_site_is_found_and_no_other(planted_scan):
     for quantity in QUANTITIES:
         for against in (False, True):
