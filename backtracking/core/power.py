@@ -84,7 +84,8 @@ def power(design: PairedDesign, difference: float, *, level: float = 0.05, compa
 
     With `comparisons` conditions under Holm the first is tested at `level / comparisons`; the power is
     computed for that, so it is a lower bound for the later ones. It is that of a t-test: with fewer than
-    `FEW_PROBLEMS` the exact test finds less, and where no signs of so few problems give a p-value as small as the level (2 to the power of 1 - problems), nothing.
+    `FEW_PROBLEMS` the exact test finds less, and nothing where no signs of so few problems give a p-value
+    as small as the level, 2 to the power of 1 - problems being the smallest.
 
     Raises:
         InputError: The level or the comparisons are impossible, or `baseline + difference` is no rate.
