@@ -138,16 +138,19 @@ def restore(
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a run back from a remote or a snapshot, checked; `run` then continues it.
+    """Bring a run back from a remote or a snapshot, checked; `run` then continues it if it is not finished.
 
     Example: backtracking restore 20261121_061916_demo --from origin
     """
     from backtracking.workspace.restoration import restore as bring
 
     back = bring(run, source=source, runs=runs, branch=branch, archive=archive)
-    lines = [f"restored: {back.folder}; backtracking run with its config continues it"]
+    lines = [f"restored: {back.folder}; {_what_follows(back.folder)}"]
     if not back.complete:
-        lines.append(f"note: generations are missing; they are in {back.archive}, give it with --archive")
+        lines.append(
+            f"note: its completions are not here; they are in {back.archive}: move the restored folder away and "
+            "restore again with --archive"
+        )
     lines += [f"note: left out of the snapshot: {note}" for note in back.left_out]
     document = {"folder": back.folder, "complete": back.complete, "left_out": list(back.left_out)}
     answer(document, lines, as_json=as_json)
@@ -169,6 +172,24 @@ def _run(name: str | None, runs: Path) -> Path:
     if name is None:
         return current_run(runs).path
     return Path(name) if (Path(name) / "manifest.json").is_file() else runs / name
+
+
+def _what_follows(folder: Path) -> str:
+    """What to do with a run that came back."""
+    from backtracking.core.errors import DamagedFileError
+    from backtracking.experiments.runs import RunFolder
+
+    run = RunFolder(folder)
+    try:
+        finished = run.manifest().get("status") == "finished"
+    except DamagedFileError:  # which backtracking run makes again
+        finished = False
+    if not finished:
+        return "backtracking run with its config continues it"
+    return (
+        f"it is finished: backtracking view {folder} shows it; backtracking run begins a new run unless its config has "
+        f"run.run_id: {run.run_id}"
+    )
 
 
 def _lines(made: Any) -> list[str]:

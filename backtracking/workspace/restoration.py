@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backtracking.core.atomic import write_text
-from backtracking.core.errors import InputError
+from backtracking.core.errors import InputError, UnwritableFileError
 from backtracking.workspace.archives import extract_files
 from backtracking.workspace.git import GitError, Repository, access_to, repository
 from backtracking.workspace.remotes import PREFIX, explained, tip
@@ -47,6 +47,7 @@ def restore(
 
     Raises:
         InputError: There is no such run, it is there already, or it is not what was saved.
+        UnwritableFileError: There is no room for it; what was copied of it is removed.
     """
     with tempfile.TemporaryDirectory(prefix="backtracking-") as scratch:
         if Path(source).is_dir():
@@ -72,6 +73,13 @@ def _placed(snapshot: Snapshot, runs: Path, archive: Path | None) -> Restored:
     try:
         complete = unpack(snapshot, building, archive=archive)
         building.rename(target)
+    except OSError as error:
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror or str(error)
+        raise UnwritableFileError(
+            f"cannot restore {target}: {reason}; make room, or give another folder with --runs; nothing is left of it"
+        ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     write_text(runs / ".current_run_id", name + "\n")

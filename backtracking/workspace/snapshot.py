@@ -153,6 +153,7 @@ def unpack(snapshot: Snapshot, target: Path, *, archive: Path | None = None) -> 
 
     Raises:
         InputError: The archive given is missing or not the one that was made.
+        OSError: There is no room; what was copied is left to the caller.
     """
     place = archive
     if snapshot.archive is not None:
@@ -233,17 +234,20 @@ def _archive(files: dict[str, Path], path: Path) -> Item:
     """An archive without times and owners, so that the same files give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.with_name(f".{path.name}.building")
-    with (
-        building.open("wb") as raw,
-        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for name, file in sorted(files.items()):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = file.stat().st_size, 0o644
-            with file.open("rb") as content:
-                archive.addfile(entry, content)
-    building.replace(path)
+    try:
+        with (
+            building.open("wb") as raw,
+            gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for name, file in sorted(files.items()):
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = file.stat().st_size, 0o644
+                with file.open("rb") as content:
+                    archive.addfile(entry, content)
+        building.replace(path)
+    finally:
+        building.unlink(missing_ok=True)
     return Item(path.name, path.stat().st_size, _sha256(path))
 
 

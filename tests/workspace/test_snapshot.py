@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import random
+import resource
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from backtracking.core.errors import InputError
+from backtracking.core.errors import InputError, UnwritableFileError
+from backtracking.experiments.runs import RunFolder
+from backtracking.faces.commands import app
 from backtracking.workspace.project_snapshot import snapshot_project
 from backtracking.workspace.restoration import restore
 from backtracking.workspace.snapshot import read_snapshot, snapshot_run
@@ -28,6 +34,17 @@ def run(project):
     (folder / "tables" / ".a.csv.77.tmp").write_text("half")
     (folder / ".lock").touch()
     return folder
+
+
+@contextmanager
+def no_file_beyond(size: int):
+    """A limit on the size of files, in bytes, which stands in for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -91,6 +108,35 @@ def test_what_was_changed_removed_or_added_is_named(run, project):
         (folder / "snapshot.json").unlink() if text is None else (folder / "snapshot.json").write_text(text)
         with pytest.raises(InputError, match=said):
             read_snapshot(folder)
+
+
+@pytest.mark.parametrize("status", ["finished", "started", None])
+def test_the_command_says_what_follows_and_where_completions_are(run, project, status):
+    if status is not None:
+        (run / "manifest.json").unlink()
+        RunFolder(run).write_manifest(config_hash="0", status=status)
+    made = snapshot_run(run, project / "out", max_size=100)
+    (project / "out" / "one.completions.tar.gz").rename(project / "moved.tar.gz")
+    done = CliRunner().invoke(app, ["restore", "--from", str(made.folder), "--runs", "again"], catch_exceptions=False)
+    said = " ".join(done.output.split())
+    assert done.exit_code == 0 and "its completions are not here; they are in one.completions.tar.gz" in said
+    finished = "it is finished: backtracking view again/one shows it"
+    assert (finished in said, "run.run_id: one" in said) == (status == "finished",) * 2
+    assert ("with its config continues it" in said) == (status != "finished")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_draft(run, project):
+    (run / "completions" / "b-00000.parquet").write_bytes(random.Random(0).randbytes(200_000))
+    with no_file_beyond(100_000), pytest.raises(InputError, match=r"cannot write the snapshot .*; free space"):
+        snapshot_run(run, project / "out", max_size=1000)
+    assert list((project / "out").iterdir()) == []
+    made = snapshot_run(run, project / "out")
+    packed = snapshot_run(run, project / "packed", max_size=1000)
+    for saved in (made, packed):
+        with no_file_beyond(100_000), pytest.raises(UnwritableFileError, match=r"cannot restore .*one: .*; make room"):
+            restore(source=str(saved.folder), runs=project / "again")
+        assert list((project / "again").iterdir()) == []
+    assert restore(source=str(packed.folder), runs=project / "again").complete
 
 
 def test_nothing_that_is_there_is_overwritten(run, project):
