@@ -76,9 +76,9 @@ def among_draws(found: TargetedAgainstRandom, moved: PairedRow, baseline: Condit
     broken = sum(unreadable(row) > MANY or row.degenerate.value > MANY for row in found.random)
     return (
         f"{null.draws} random sets of the same shape move backtracking by {100 * null.low:+.1f} to "
-        f"{100 * null.high:+.1f} points (95 % of draws), {null.as_extreme} of them as far as {effect} or further, "
-        f"up or down (rank p = {null.p_value:.2g}), {null.same_direction} of them in the same direction. {costly} of the sets cost "
-        f"more than {100 * moved.margin:g} points of accuracy (whole interval); under {broken} more than "
+        f"{100 * null.high:+.1f} points (95 % of draws), {null.as_extreme} of them as far as {effect} or further, up "
+        f"or down (rank p = {null.p_value:.2g}), {null.same_direction} of them in the same direction. {costly} of "
+        f"the sets cost more than {100 * moved.margin:g} points of accuracy (whole interval); under {broken} more than "
         f"{100 * MANY:g} % of completions are cut off, have no readable answer or end in a loop (baseline: "
         f"{100 * unreadable(baseline):.1f} % without an answer, {100 * baseline.degenerate.value:.1f} % in a loop)."
     )
