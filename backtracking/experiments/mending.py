@@ -42,6 +42,19 @@ def saved_hash(folder: Path) -> str | None:
         return None
 
 
+def changed_since_begun(folder: RunFolder) -> bool:
+    """Whether config or problems of a run are no longer those whose hash its manifest holds.
+
+    Raises:
+        InputError: The manifest cannot be read.
+    """
+    begun, now_there = folder.manifest()["config_hash"], saved_hash(folder.path)
+    if now_there in (None, begun):
+        return False
+    text = (folder.path / "config.yaml").read_text(encoding="utf-8")
+    return digest(text) != begun  # that of an imported run, whose problems may be missing
+
+
 def first_files(config: Config, problems: Sequence[Problem]) -> dict[str, str]:
     """What a run holds from its beginning, besides its manifest: content by name."""
     return {"config.yaml": config.to_yaml(), "problems.jsonl": "".join(map(problem_line, problems))}

@@ -24,15 +24,17 @@ def analyse(
 
     Writes events.parquet, onsets.parquet and tables; an analysis that was interrupted continues. Of a run its own
     config says what a trigger is; its forks are left out, since they continue other completions, and random draws have
-    rates alone, since they are no hypotheses.
+    rates alone, since they are no hypotheses. A run whose config has changed since it began is refused.
 
     Example: backtracking analyse runs/20261121_061916_demo --workers 2
     """
-    from backtracking.core.errors import MissingFileError
+    from backtracking.core.errors import InputError, MissingFileError
     from backtracking.experiments.ablation_arms import RANDOM
     from backtracking.experiments.config import Config, load_config
+    from backtracking.experiments.mending import changed_since_begun
     from backtracking.experiments.phase1 import FORKED
     from backtracking.experiments.problem_sets import load_problems
+    from backtracking.experiments.runs import RunFolder
     from backtracking.experiments.streaming import analyse as analyse_parts
     from backtracking.faces.condition_table import print_conditions
 
@@ -42,6 +44,11 @@ def analyse(
     config = load_config(folder / "config.yaml") if (folder / "config.yaml").is_file() else Config()
     if not parts:
         raise MissingFileError(f"{folder} holds no Parquet files of completions; give a run or a folder of them")
+    if (folder / "manifest.json").is_file() and changed_since_begun(RunFolder(folder)):
+        raise InputError(
+            f"{folder / 'config.yaml'} or its problems.jsonl has changed since the run began; put the old one back, or "
+            f"give {inside} with --problems to analyse with the default config"
+        )
     with Bars(quiet=quiet) as bars:
         found = analyse_parts(
             parts,

@@ -59,6 +59,7 @@ def view(
 
 def _opened(run: str | None, runs: Path, *, only_reading: bool) -> Any:
     from backtracking.experiments.config import load_config
+    from backtracking.experiments.mending import changed_since_begun
     from backtracking.experiments.opening import reopen
     from backtracking.experiments.run_list import current_run
     from backtracking.experiments.runs import RunFolder
@@ -69,7 +70,12 @@ def _opened(run: str | None, runs: Path, *, only_reading: bool) -> Any:
         by_id = runs / run
         folder = RunFolder(by_id if (by_id / "manifest.json").is_file() else Path(run))
         folder.manifest()
-    return reopen(folder, load_config(folder.path / "config.yaml"), only_reading=only_reading)
+    study = reopen(folder, load_config(folder.path / "config.yaml"), only_reading=only_reading)
+    if changed_since_begun(folder):
+        file = folder.path / "config.yaml"
+        said = f"warning: {file} has changed since the run began; triggers are found by it as it is"
+        err.print(said, soft_wrap=True, markup=False)
+    return study
 
 
 def _measured(study: Any, conditions: Sequence[str], most: int) -> None:

@@ -155,6 +155,20 @@ def test_answer_flows_add_up_to_100_and_show_no_bar_where_there_was_no_onset():
     assert "n = 10" in figure.layout.yaxis.ticktext[0]
 
 
+def test_rows_are_as_high_as_the_longest_label():
+    table = tables.flows()
+    heights = []
+    for name in ("ban", "targeted ablation of all the selected sites"):
+        renamed = table.assign(condition=table["condition"].replace({"baseline": name}))
+        figure = draw.answer_flows(renamed.loc[renamed["condition"] == name])
+        lines = max(label.count("<br>") + 1 for label in figure.layout.yaxis.ticktext)
+        rows = len(figure.layout.yaxis.ticktext)
+        room = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b - 40
+        assert room / rows >= 16 * lines
+        heights.append(room)
+    assert heights[1] > heights[0]
+
+
 def test_event_positions_show_every_onset_at_its_share():
     found = onset_positions(tables.events())
     figure = draw.event_positions(found)

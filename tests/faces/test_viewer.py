@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import backtracking as bt
 from backtracking.core.errors import InputError
@@ -22,7 +24,7 @@ from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
 from backtracking.experiments.opening import reopen
 from backtracking.experiments.traces import load_traces, measure_run, save_traces
-from backtracking.faces.commands import main
+from backtracking.faces.commands import app, main
 from backtracking.faces.viewer.gallery import build_gallery, gallery_of, to_json
 from backtracking.faces.viewer.offsets import first_difference, to_utf16
 from backtracking.faces.viewer.page import export_page
@@ -234,6 +236,26 @@ def command(run, monkeypatch, capsys):
         return (ended.value.code or 0, *capsys.readouterr())
 
     return call
+
+
+def test_a_config_that_changed_since_the_run_began_is_told_by_view_and_refused_by_analyse(command, run, tmp_path):
+    (source,) = (path.parent for path in (run / "runs").glob("*/manifest.json"))
+    folder = tmp_path / "mine"
+    shutil.copytree(source, folder)
+    page, out = tmp_path / "page.html", tmp_path / "analysis"
+
+    def analysed(*arguments):
+        return CliRunner().invoke(app, ["analyse", *map(str, arguments), "--out", str(out), "--quiet"])
+
+    assert "warning" not in command(str(folder), "--export", str(page))[2]
+    assert analysed(folder).exit_code == 0
+    text = (folder / "config.yaml").read_text()
+    for changed in (text.replace("- Wait", "- Hold"), text[: text.index("detection:")]):
+        (folder / "config.yaml").write_text(changed)
+        assert "config.yaml has changed since the run began" in command(str(folder), "--export", str(page))[2]
+        assert isinstance(refused := analysed(folder).exception, InputError) and "has changed since" in str(refused)
+        given = analysed(folder / "completions", "--problems", folder / "problems.jsonl")
+        assert given.exit_code == 0, given.output
 
 
 def test_a_run_is_measured_once_and_shown(run):

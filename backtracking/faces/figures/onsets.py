@@ -17,6 +17,8 @@ FLOWS = {
     "unknown": "not known",
 }
 _PATTERNS = ("", "/", "x", "\\", "-", ".")
+_LINE = 16
+"""Pixels of a line of a label at its size of 12, with what stands between two lines."""
 _BASES = {"answer": "held an answer", "stated": "held a result", "none": "held no number"}
 
 
@@ -48,7 +50,7 @@ def event_positions(positions: OnsetPositions, *, model: str | None = None, them
         "the share of the completion's tokens that stand before it; boxes: quartiles, no interval; beside each name: "
         "completions with an onset, of all",
         x="onset (% of the tokens)",
-        height=40 + 62 * len(groups),
+        height=40 + _row_height(labels, least=62) * len(groups),
     )
     figure.update_xaxes(range=[-2, 102], showgrid=True)
     figure.update_yaxes(
@@ -98,7 +100,7 @@ def answer_flows(
         "with an onset; shares of them, intervals in the table; a stated result may be an intermediate one; "
         "a condition without onsets has no bar",
         x="share of them (%)",
-        height=40 + 66 * len(lanes),
+        height=40 + _row_height(labels, least=66) * len(lanes),
         below=50,
     )
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
@@ -111,3 +113,8 @@ def answer_flows(
         showgrid=False,
     )
     return figure
+
+
+def _row_height(labels: list[str], *, least: int) -> int:
+    """Pixels that a row needs so that its label does not touch the next one's."""
+    return max(least, *(_LINE * (label.count("<br>") + 1) + 6 for label in labels)) if labels else least
