@@ -29,7 +29,8 @@ def first():
     )
 
 
-def test_a_null_distribution_that_the_model_has_no_room_for_is_not_called_unasked(first):
+def test_a_null_distribution_that_the_model_has_no_room_for_is_not_called_unasked(first, monkeypatch):
+    monkeypatch.setattr(phase_findings, "_silent", lambda first: "")
     said = phase_findings._what(first)
     assert said.endswith(
         " No null distribution: the model has too few other sets of sites of this shape for the 20 random draws asked "
