@@ -1,7 +1,7 @@
 """Checks of types while the tests run, without the cost of shapes where there are none.
 
-jaxtyping's hook puts every function of the library into a frame that remembers the sizes of its axes, which costs as
-much as twenty checks of types. A function in whose annotations no shape occurs needs no such frame.
+jaxtyping's hook puts every function of the library into a frame that remembers the sizes of its axes, which costs more
+than the checks themselves. A function in whose annotations no shape occurs needs no such frame.
 """
 
 import dataclasses

@@ -4,6 +4,7 @@ The head attends to the chosen token, reads it through the key-value head that i
 the trigger. The neighbour reads the same and writes nothing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ OTHERS = range(40, 70)
 LAYER, HEAD, NEIGHBOUR = 1, 2, 3
 D_HEAD, SLOW = 8, 3
 """`SLOW` is the coordinate of a head that the rotary embedding turns least."""
+Draw = Callable[[int, int], int]
+"""A random number from the first on, below the second."""
 
 
 def planted_head(seed: int = 0, *, others: float = 1.0) -> tuple[HookedReasoner, int]:
@@ -88,16 +91,27 @@ def wire_head(module: Any, layer: int, head: int, *, looks_for: int, reads: int,
 
 def head_points(token: int, *, problems: int = 24, seed: int = 0) -> DecisionPoints:
     """Events have a chosen token two to four tokens before the end, controls have none; all lengths differ."""
+
+    def mark(context: list[int], chosen: bool, draw: Draw) -> None:
+        if chosen:
+            context[-draw(2, 5)] = CHOSEN[draw(0, len(CHOSEN))]
+
+    return drawn_points(token, problems=problems, seed=seed, shortest=7, mark=mark)
+
+
+def drawn_points(
+    token: int, *, problems: int, seed: int, shortest: int, mark: Callable[[list[int], bool, Draw], None]
+) -> DecisionPoints:
+    """Two events and two controls a problem, in contexts of other tokens that `mark` changes."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
 
     def point(index: int, kind, chosen: bool) -> DecisionPoint:
-        length = draw(7, 15)
+        length = draw(shortest, 15)
         context = [OTHERS[draw(0, len(OTHERS))] for _ in range(length)]
-        if chosen:
-            context[-draw(2, 5)] = CHOSEN[draw(0, len(CHOSEN))]
+        mark(context, chosen, draw)
         return DecisionPoint(f"p{index // 2}", index % 2, "v", kind, index, tuple(context), 3, length - 3, token)
 
     count = 2 * problems

@@ -7,9 +7,19 @@ head does at the prediction position itself nothing reads.
 
 import torch
 
-from backtracking.measures.decision_points import DecisionPoint, DecisionPoints, Skipped
+from backtracking.measures.decision_points import DecisionPoints
 from backtracking.model.reasoner import HookedReasoner
-from tests.measures.planted_head import CHOSEN, CONSTANT, OTHERS, SEES, WRITES, blank_model, trigger_in, wire_head
+from tests.measures.planted_head import (
+    CHOSEN,
+    CONSTANT,
+    SEES,
+    WRITES,
+    Draw,
+    blank_model,
+    drawn_points,
+    trigger_in,
+    wire_head,
+)
 
 NOTED, BOUNDARY = 3, 4
 FULL_STOP = 80
@@ -32,23 +42,10 @@ def planted_relay(seed: int = 0) -> tuple[HookedReasoner, int]:
 
 def relay_points(token: int, *, problems: int = 12, seed: int = 0) -> DecisionPoints:
     """Events have a chosen token two or three before the full stop, controls have none; both end one token after it."""
-    generator = torch.Generator().manual_seed(seed)
 
-    def draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high, (), generator=generator))
-
-    def point(index: int, kind, chosen: bool) -> DecisionPoint:
-        length = draw(8, 15)
-        context = [OTHERS[draw(0, len(OTHERS))] for _ in range(length)]
+    def mark(context: list[int], chosen: bool, draw: Draw) -> None:
         context[-2] = FULL_STOP
         if chosen:
             context[-draw(4, 6)] = CHOSEN[draw(0, len(CHOSEN))]
-        return DecisionPoint(f"p{index // 2}", index % 2, "v", kind, index, tuple(context), 3, length - 3, token)
 
-    count = 2 * problems
-    return DecisionPoints(
-        events=tuple(point(index, "event", True) for index in range(count)),
-        controls=tuple(point(index, "control", False) for index in range(count)),
-        unmatched=(),
-        skipped=Skipped(0, 0, 0),
-    )
+    return drawn_points(token, problems=problems, seed=seed, shortest=8, mark=mark)
