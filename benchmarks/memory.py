@@ -21,9 +21,10 @@ import transformers as hf
 from harness import ROOT, circumstances, write_json
 
 from backtracking.core.problems import Problem
+from backtracking.core.settings import Settings
 from backtracking.model.loading import load_model
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling.plan import Settings, plan_rows, units
+from backtracking.model.sampling.plan import plan_rows, units
 from backtracking.model.sampling.sampler import memory_for, sample_units
 from backtracking.model.sampling.shares import shares_for
 

@@ -46,11 +46,12 @@ def work(problems: int, samples: int, rows: int, new_tokens: int) -> tuple[Any, 
     from backtracking.core.completions import Origin
     from backtracking.core.interventions import parse_conditions
     from backtracking.core.prompts import VARIANTS, Prompting
+    from backtracking.core.settings import Settings
     from backtracking.experiments.config_sections import ModelSection
     from backtracking.experiments.executors import SamplingJob, Unit
     from backtracking.experiments.models import open_model
     from backtracking.experiments.problem_sets import load_problems
-    from backtracking.model.sampling.plan import ROUNDS, Settings, plan_rows, units
+    from backtracking.model.sampling.plan import ROUNDS, plan_rows, units
 
     section = ModelSection(hf_id="organism", device="cpu")
     model, settings = open_model(section), Settings(new_tokens, 0.7, 0.95, 0)

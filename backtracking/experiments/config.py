@@ -16,6 +16,7 @@ from backtracking.core.errors import InputError, MissingFileError
 from backtracking.core.interventions import Condition, parse_conditions
 from backtracking.core.onsets import Lexicon
 from backtracking.core.prompts import Prompting, Variant
+from backtracking.core.settings import Settings
 from backtracking.experiments.config_sections import (
     AblationGenerationSection,
     AnalysisSection,
@@ -29,7 +30,6 @@ from backtracking.experiments.config_sections import (
     Section,
 )
 from backtracking.experiments.phase2_sections import Phase2Section
-from backtracking.model.sampling.plan import Settings
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from backtracking.core.onsets import Lexicon
 from backtracking.core.prompts import INSTRUCTION, VARIANTS
 from backtracking.core.scopes import DECISION_WINDOW
-from backtracking.model.placement import DeviceMap, Quantization
-from backtracking.model.sampling.sampler import Engine
+from backtracking.core.settings import DeviceMap, Engine, Quantization
 from backtracking.workspace.log_sinks import SinkName
 
 

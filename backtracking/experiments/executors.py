@@ -12,12 +12,13 @@ from typing import Literal, Protocol, runtime_checkable
 
 from backtracking.core.completions import Completions, Origin
 from backtracking.core.errors import InputError
+from backtracking.core.settings import Engine, Settings
 from backtracking.experiments.config_sections import ModelSection
 from backtracking.experiments.models import open_model
 from backtracking.experiments.provenance import versions
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling.plan import Row, Settings
-from backtracking.model.sampling.sampler import Engine, sample_units
+from backtracking.model.sampling.plan import Row
+from backtracking.model.sampling.sampler import sample_units
 
 ExecutorName = Literal["local", "ray"]
 LOCAL = "local"

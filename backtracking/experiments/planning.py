@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.power import FEW_PROBLEMS, PairedDesign, minimum_detectable
+from backtracking.core.settings import Settings
 from backtracking.experiments.config import Config
 from backtracking.experiments.models import open_model
 from backtracking.experiments.phases import require_sites
@@ -14,7 +15,7 @@ from backtracking.experiments.run_problems import problems_of
 from backtracking.experiments.stages import Stage, most_selected, stages_of, sweeps_selected
 from backtracking.model.sampling import sample_units
 from backtracking.model.sampling.memory import GIB, MemoryPlan
-from backtracking.model.sampling.plan import Settings, default_rows, plan_rows
+from backtracking.model.sampling.plan import default_rows, plan_rows
 from backtracking.model.sampling.sampler import memory_for
 from backtracking.model.sampling.shares import shares_for
 

@@ -16,6 +16,7 @@ from backtracking.core.errors import InputError
 from backtracking.core.events import Event, OnsetRow, detect_events
 from backtracking.core.interventions import Condition
 from backtracking.core.problems import Problem
+from backtracking.core.settings import Settings
 from backtracking.experiments.config import Config
 from backtracking.experiments.executors import LOCAL, Driver, Executor, Failed, LocalExecutor, SamplingJob, Unit
 from backtracking.experiments.failed_units import report_failed
@@ -25,7 +26,7 @@ from backtracking.experiments.models import open_model
 from backtracking.experiments.parts import sound_part
 from backtracking.experiments.runs import RunFolder
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
+from backtracking.model.sampling.plan import ROUNDS, Row, plan_rows, units
 from backtracking.model.sampling.sampler import in_order, memory_for
 from backtracking.model.sampling.shares import shares_for
 from backtracking.model.self_check import Check, self_check

@@ -95,14 +95,15 @@ def run(
 
     Example: backtracking run --config configs/demo.yaml
     """
-    from backtracking.experiments.comparison import run_comparison
     from backtracking.experiments.config import load_config
+
+    loaded = load_config(config)  # a config that is refused is so before what takes seconds to import
+    from backtracking.experiments.comparison import run_comparison
     from backtracking.experiments.phases import run_phases
     from backtracking.faces.condition_table import print_conditions
     from backtracking.faces.phase_report import write_phase_report
     from backtracking.faces.report import write_report
 
-    loaded = load_config(config)
     reports = loaded.reporting().wanted
     with (
         executor_of(executor, address=address, workers=workers, gpus=gpus_per_worker, store=store) as chosen,

@@ -29,12 +29,13 @@ def init_run(config: Config, run_id: NewRunId = None, as_json: AsJson = False) -
     Example: backtracking init-run --config configs/organism_phase1.yaml
     """
     from backtracking.experiments.config import load_config, read_config
-    from backtracking.experiments.opening import open_study
 
     loaded = load_config(config)
     if run_id is not None:
         run = loaded.run.model_dump() | {"run_id": run_id}
         loaded = read_config(loaded.model_dump() | {"run": run}, where="--run-id")
+    from backtracking.experiments.opening import open_study
+
     folder = open_study(loaded).folder
     answer({"run_id": folder.run_id, "folder": folder.path}, [f"run: {folder.path}"], as_json=as_json)
 
@@ -62,9 +63,11 @@ def prepare_data(config: Config, as_json: AsJson = False) -> None:
     Example: backtracking prepare-data --config configs/backtracking_state_transition.yaml
     """
     from backtracking.experiments.config import load_config
+
+    loaded = load_config(config)
     from backtracking.experiments.run_problems import prepare_problems
 
-    problems, path = prepare_problems(load_config(config))
+    problems, path = prepare_problems(loaded)
     where = "" if path is None else f", saved at {path}"
     answer({"problems": len(problems), "path": path}, [f"{len(problems)} problems{where}"], as_json=as_json)
 
@@ -81,10 +84,10 @@ def generate(
 
     Example: backtracking generate --config configs/organism_phase1.yaml --condition baseline
     """
-    from backtracking.experiments import phase1
-
     with Bars(quiet=quiet) as bars:
         study = open_named(config, run_id, bars)
+        from backtracking.experiments import phase1
+
         completions = phase1.generate_condition(study, condition, variant=variant)
     folder = study.folder.path / "completions"
     document = {
@@ -101,9 +104,9 @@ def detect_events(config: Config, run_id: RunId = None, as_json: AsJson = False)
 
     Example: backtracking detect-events --config configs/organism_phase1.yaml
     """
+    study = open_named(config, run_id)
     from backtracking.experiments import phase1
 
-    study = open_named(config, run_id)
     events, onsets = phase1.detect(study)
     arms: dict[tuple[str, str], list[bool]] = {}
     for event in events:
@@ -188,9 +191,11 @@ def plan(
     from dataclasses import asdict
 
     from backtracking.experiments.config import load_config
+
+    loaded = load_config(config)
     from backtracking.experiments.planning import plan as make_plan
 
-    made = make_plan(load_config(config), workers=workers)
+    made = make_plan(loaded, workers=workers)
     document = asdict(made) | {"tokens": made.tokens, "seconds": made.seconds, "device_hours": made.device_hours}
     document |= {"seconds_on_workers": made.seconds_on(workers)}
     answer(document, made.lines(), as_json=as_json)

@@ -1,4 +1,7 @@
-"""What the commands of both phases do: open the run, take one step, print its table."""
+"""What the commands of both phases do: open the run, take one step, print its table.
+
+A config is read, and refused if it must be, before what runs models is imported, which takes seconds.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,21 +13,23 @@ from backtracking.faces.output import answer, records
 def open_named(config: Path, run_id: str | None, bars: Bars | None = None) -> Any:
     """The run to work on, with the config given."""
     from backtracking.experiments.config import load_config
-    from backtracking.experiments.opening import reopen
-    from backtracking.experiments.run_list import current_run, run_named
 
     loaded = load_config(config)
+    from backtracking.experiments.run_list import current_run, run_named
+
     runs = loaded.run.output_dir
     folder = current_run(runs) if run_id is None else run_named(runs, run_id)
+    from backtracking.experiments.opening import reopen
+
     return reopen(folder, loaded, progress=None if bars is None else bars.update)
 
 
 def phase1_step(config: Path, run_id: str | None, step: str, table: str, *, quiet: bool, as_json: bool) -> None:
     """Take the step of that name in `experiments.phase1`, and print where its table is."""
-    from backtracking.experiments import phase1
-
     with Bars(quiet=quiet) as bars:
         study = open_named(config, run_id, bars)
+        from backtracking.experiments import phase1
+
         getattr(phase1, step)(study)
     _answer_table(study, table, (), as_json=as_json)
 
@@ -33,10 +38,10 @@ def phase2_step(
     config: Path, run_id: str | None, phase1_run: str | None, step: str, table: str, *, quiet: bool, as_json: bool
 ) -> None:
     """Take the step of that name in `experiments.phase2`, on the phase 1 run given, and print where its table is."""
-    from backtracking.experiments import phase2
-
     with Bars(quiet=quiet) as bars:
         study = open_named(config, run_id, bars)
+        from backtracking.experiments import phase2
+
         notes = _adopted(study, phase1_run)
         getattr(phase2, step)(study)
     _answer_table(study, table, notes, as_json=as_json, quiet=quiet)
@@ -68,12 +73,12 @@ def report(
     config: Path, run_id: str | None, *, phase2: bool, phase1_run: str | None, quiet: bool, as_json: bool
 ) -> None:
     """Do what is missing of phase 1, or of both, and write the report."""
-    from backtracking.experiments.phase1 import run_phase1
-    from backtracking.experiments.phase2 import run_phase2
-    from backtracking.faces.phase_report import write_phase_report
-
     with Bars(quiet=quiet) as bars:
         study = open_named(config, run_id, bars)
+        from backtracking.experiments.phase1 import run_phase1
+        from backtracking.experiments.phase2 import run_phase2
+        from backtracking.faces.phase_report import write_phase_report
+
         notes = _adopted(study, phase1_run) if phase2 else ()
         first = run_phase1(study)
         second = run_phase2(study, notes=notes) if phase2 else None

@@ -20,7 +20,8 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from backtracking.core.errors import InputError, MissingFileError
-from backtracking.model.placement import DeviceMap, Quantization, placement, require_no_offload
+from backtracking.core.settings import DeviceMap, Quantization
+from backtracking.model.placement import placement, require_no_offload
 from backtracking.model.reasoner import HookedReasoner
 
 ORGANISM = Path(__file__).parent / "organism" / "weights"

@@ -4,15 +4,14 @@ transformers and accelerate place the layers, bitsandbytes quantizes them; the b
 """
 
 import importlib.util
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
 
 from backtracking.core.errors import InputError
+from backtracking.core.settings import DeviceMap, Quantization
 
-DeviceMap = str | dict[str, int | str]
-Quantization = Literal["8bit", "4bit"]
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 
 

@@ -11,6 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 from typer.testing import CliRunner
 
 from backtracking.core.errors import FailedUnitsError, InputError
+from backtracking.core.settings import Settings
 from backtracking.experiments.comparison import run_comparison
 from backtracking.experiments.config import Config
 from backtracking.experiments.config_sections import ModelSection
@@ -20,7 +21,6 @@ from backtracking.experiments.ray_cluster import Staff, sized
 from backtracking.experiments.ray_executor import RayExecutor
 from backtracking.experiments.remote_store import RemoteStore
 from backtracking.faces.commands import app
-from backtracking.model.sampling.plan import Settings
 from tests.experiments.ray_jobs import Misbehaving, completions_of, unit_of
 
 

@@ -101,22 +101,22 @@ def test_a_run_in_json_is_one_document_on_standard_output(work):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "keys"),
-    [
-        (["plan", "--config", "config.yaml"], {"model", "stages", "tokens", "seconds", "rate", "detectable"}),
-        (["init-run", "--config", "config.yaml", "--run-id", "named"], {"run_id", "folder"}),
-        (["generate", "--config", "config.yaml"], {"run_id", "condition", "completions", "folder"}),
-        (["detect-events", "--config", "config.yaml"], {"rates", "triggers", "events"}),
-        (["prepare-data", "--config", "config.yaml"], {"problems", "path"}),
-        (["formatting-sweep", "--config", "config.yaml"], {"run_id", "table", "rows", "notes"}),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_steps_in_json_are_one_document(work, monkeypatch, arguments, keys):
-    done = invoke(work, monkeypatch, *arguments, "--json")
-    assert done.exit_code == 0, done.output
-    assert keys <= set(json.loads(done.stdout))
+STEPS = {
+    "plan": {"model", "stages", "tokens", "seconds", "rate", "detectable"},
+    "init-run": {"run_id", "folder"},
+    "generate": {"run_id", "condition", "completions", "folder"},
+    "detect-events": {"rates", "triggers", "events"},
+    "prepare-data": {"problems", "path"},
+    "formatting-sweep": {"run_id", "table", "rows", "notes"},
+}
+
+
+def test_steps_in_json_are_one_document(work, monkeypatch):
+    for step, keys in STEPS.items():  # one after another: most need the run that init-run begins
+        named = ["--run-id", "named"] if step == "init-run" else []
+        done = invoke(work, monkeypatch, step, "--config", "config.yaml", *named, "--json")
+        assert done.exit_code == 0, (step, done.output)
+        assert keys <= set(json.loads(done.stdout)), step
 
 
 def test_a_document_has_null_for_what_is_not_a_number(capsys):
@@ -269,3 +269,28 @@ def test_the_version_is_that_of_the_package():
     said = CliRunner().invoke(app, ["--version"])
     assert (said.exit_code, said.output) == (0, f"backtracking {backtracking.__version__}\n")
     assert f'version = "{backtracking.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+REFUSED = """
+import sys
+from backtracking.faces.commands import main
+for command in ("run", "plan", "init-run", "prepare-data", "generate", "ablation-scan", "metrics-v2", "make-report"):
+    sys.argv = ["backtracking", command, "--config", "config.yaml"]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 2, command
+print(sorted({"torch", "transformers", "transformer_lens"} & set(sys.modules)))
+"""
+
+
+def test_a_config_is_refused_before_the_libraries_of_models_are_loaded(tmp_path):
+    (tmp_path / "config.yaml").write_text("generation: {top_p: 2}\n")
+    done = subprocess.run([sys.executable, "-c", REFUSED], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+    assert done.stderr.count("generation.top_p") == 8, done.stderr
+
+
+def test_the_package_is_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "backtracking", "--version"], capture_output=True, text=True)
+    assert done.stdout == command(tmp_path, "--version").stdout != ""

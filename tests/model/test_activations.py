@@ -13,10 +13,11 @@ from backtracking.core.events import detect_events
 from backtracking.core.interventions import Add, Condition
 from backtracking.core.problems import Problem
 from backtracking.core.scopes import Window
+from backtracking.core.settings import Settings
 from backtracking.model.activations import ActivationStore, cache_activations
 from backtracking.model.sampling import sample
 from backtracking.model.sampling.packed_engine import run_unit
-from backtracking.model.sampling.plan import Row, Settings
+from backtracking.model.sampling.plan import Row
 from backtracking.model.tokens import decode_with_offsets
 
 SITES = ["resid_post.1", "mlp.0", "attn.1", "attn.2.h3", "resid_pre.0"]

@@ -16,11 +16,12 @@ from backtracking.core.errors import InputError
 from backtracking.core.interventions import At, Condition, Scale
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
+from backtracking.core.settings import Settings
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import blocks, choice, norms, parts, passes, replaced, sample, shorter, stages, turning
 from backtracking.model.sampling.captured import CudaGraphs
 from backtracking.model.sampling.packed_engine import run_unit
-from backtracking.model.sampling.plan import Settings, plan_rows
+from backtracking.model.sampling.plan import plan_rows
 from tests.model.test_packed_engine import every_kind, same
 from tests.tiny import LETTERS, tiny_hf, tiny_tokenizer
 

@@ -8,10 +8,11 @@ import torch
 from backtracking.core.errors import InputError, NotFiniteError
 from backtracking.core.interventions import BASELINE, At, Ban, Condition, Scale, Window
 from backtracking.core.problems import Problem
+from backtracking.core.settings import Settings
 from backtracking.model.sampling import sampler
 from backtracking.model.sampling.bridge_engine import run_unit as run_on_the_bridge
 from backtracking.model.sampling.packed_engine import run_unit as run_packed
-from backtracking.model.sampling.plan import Row, Settings, plan_rows, units
+from backtracking.model.sampling.plan import Row, plan_rows, units
 from tests.model.reference import ablated, greedy
 
 NEW = 12

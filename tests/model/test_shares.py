@@ -18,10 +18,11 @@ from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
 from backtracking.core.prompts import VARIANTS, Prompting
+from backtracking.core.settings import Settings
 from backtracking.model.loading import load_model
 from backtracking.model.organism.problems import organism_problems
 from backtracking.model.sampling import packed_engine, shares
-from backtracking.model.sampling.plan import Row, Settings, plan_rows
+from backtracking.model.sampling.plan import Row, plan_rows
 from backtracking.model.sampling.shares import LEAST_ROWS, cut_rows, run_in_shares, shares_for
 
 ROOT = Path(__file__).parents[2]
@@ -190,7 +191,8 @@ import torch
 torch.get_num_threads = lambda: 2
 from types import SimpleNamespace
 from backtracking.model.sampling import packed_engine, shares
-from backtracking.model.sampling.plan import Row, Settings
+from backtracking.core.settings import Settings
+from backtracking.model.sampling.plan import Row
 from backtracking.core.interventions import BASELINE
 packed_engine.run_unit = lambda *a, **k: (print(os.getpid(), flush=True), time.sleep(60))
 rows = [Row(n, 0, "v", BASELINE, (n,)) for n in range(2 * shares.LEAST_ROWS)]

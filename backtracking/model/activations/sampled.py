@@ -17,6 +17,7 @@ from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition, Conditions, conditions_of
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
+from backtracking.core.settings import Settings
 from backtracking.core.sites import Site
 from backtracking.model.activations.capture import SHARD_BYTES
 from backtracking.model.activations.description import check_sites, describe
@@ -28,7 +29,7 @@ from backtracking.model.activations.store import ActivationStore
 from backtracking.model.activations.writer import StoreWriter
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.packed_engine import run_unit
-from backtracking.model.sampling.plan import ROUNDS, Row, Settings, plan_rows, units
+from backtracking.model.sampling.plan import ROUNDS, Row, plan_rows, units
 from backtracking.model.sampling.sampler import in_order, memory_for
 from backtracking.model.sampling.taps import Taps, bytes_per_row
 

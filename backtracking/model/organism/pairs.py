@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from backtracking.core.interventions import BASELINE
 from backtracking.core.prompts import VARIANTS
+from backtracking.core.settings import Settings
 from backtracking.core.statistics import Estimate
 from backtracking.model.organism.evaluation import ROWS, share
 from backtracking.model.organism.grammar import Document, Rates, draw_document, wrong_value
@@ -15,7 +16,7 @@ from backtracking.model.organism.problems import DIFFICULTIES
 from backtracking.model.organism.tokenizer import prompt_text
 from backtracking.model.organism.truth import Step, parse_truth
 from backtracking.model.reasoner import HookedReasoner
-from backtracking.model.sampling.plan import Row, Settings, units
+from backtracking.model.sampling.plan import Row, units
 from backtracking.model.sampling.sampler import sample_units
 
 OPENING = "<think>\n"

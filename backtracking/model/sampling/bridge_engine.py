@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backtracking.core.completions import Completions
 from backtracking.core.errors import NotFiniteError
+from backtracking.core.settings import Settings
 from backtracking.model.hooks import NOWHERE, Intervening, intervening
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.alone import alone
@@ -20,7 +21,7 @@ from backtracking.model.sampling.bans import Bans
 from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.finish import completion_of, not_finite
 from backtracking.model.sampling.noise import row_key
-from backtracking.model.sampling.plan import Row, Settings
+from backtracking.model.sampling.plan import Row
 
 
 @dataclass(frozen=True)

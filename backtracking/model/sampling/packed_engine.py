@@ -16,6 +16,7 @@ from torch import Tensor
 from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import NotFiniteError
 from backtracking.core.interventions import Ban
+from backtracking.core.settings import Settings
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.attention import use_packed_attention
@@ -26,7 +27,7 @@ from backtracking.model.sampling.edits import Edits, Spec, Tally
 from backtracking.model.sampling.finish import completion_of, not_finite
 from backtracking.model.sampling.noise import row_key
 from backtracking.model.sampling.packed_cache import BLOCK, READ, PackedCache, Packing
-from backtracking.model.sampling.plan import Row, Settings
+from backtracking.model.sampling.plan import Row
 from backtracking.model.sampling.prefixes import AHEAD, Prefix, Prefixes
 from backtracking.model.sampling.refusals import steady_length
 from backtracking.model.sampling.replaced import Replaced

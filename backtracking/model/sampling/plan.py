@@ -4,15 +4,15 @@ A unit is a fixed set of rows, decided before anything runs, so that a run conti
 does the units that are missing and ends where an uninterrupted one does.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backtracking.core.errors import InputError
-from backtracking.core.given import number, whole
+from backtracking.core.given import whole
 from backtracking.core.interventions import Condition, Window, check_conditions
 from backtracking.core.problems import Problem, check_problems
 from backtracking.core.prompts import Prompting
+from backtracking.core.settings import Settings
 from backtracking.model.hooks import in_stages
 from backtracking.model.reasoner import HookedReasoner
 
@@ -23,26 +23,6 @@ _UNIT_FLOPS = {"cpu": 1e14, "cuda": 1e17}
 _LEAST = {"cpu": 32, "cuda": 256}
 _MOST = {"cpu": 384, "cuda": 2880}
 _BRIDGE_ROWS = 32
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How tokens are sampled."""
-
-    max_new_tokens: int = 512
-    temperature: float = 0.7
-    """0 is greedy."""
-    top_p: float = 0.95
-    """Mass of the nucleus: the fewest tokens that hold it are sampled from."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse settings under which nothing can be sampled."""
-        whole("max_new_tokens", self.max_new_tokens)
-        if not 0 <= number("temperature", self.temperature) < math.inf:
-            raise InputError(f"temperature {self.temperature} cannot be; give 0, which is greedy, or a number above it")
-        if not 0 < number("top_p", self.top_p) <= 1:
-            raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)

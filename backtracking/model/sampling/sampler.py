@@ -1,7 +1,7 @@
 """`sample`: problems and conditions in, completions out, whatever engine decodes them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from backtracking.core.completions import Completion, Completions
 from backtracking.core.errors import InputError
@@ -9,18 +9,17 @@ from backtracking.core.given import whole
 from backtracking.core.interventions import BASELINE, Conditions, conditions_of
 from backtracking.core.problems import Problem
 from backtracking.core.prompts import VARIANTS, Prompting
+from backtracking.core.settings import Engine, Settings
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import bridge_engine
 from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.captured import CudaGraphs
 from backtracking.model.sampling.memory import MemoryPlan, plan_memory
 from backtracking.model.sampling.packed_engine import run_unit
-from backtracking.model.sampling.plan import ROUNDS, Row, Settings, default_rows, plan_rows, units
+from backtracking.model.sampling.plan import ROUNDS, Row, default_rows, plan_rows, units
 from backtracking.model.sampling.prefixes import Prefix
 from backtracking.model.sampling.refusals import SLOWER, check_length, check_one_device
 from backtracking.model.sampling.shares import run_in_shares, shares_for
-
-Engine = Literal["packed", "graphed", "bridge"]
 
 
 @alone

@@ -25,10 +25,11 @@ import torch
 
 from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError, ReceiptError
+from backtracking.core.settings import Settings
 from backtracking.model.reasoner import HookedReasoner
 from backtracking.model.sampling import loops, packed_engine
 from backtracking.model.sampling.alone import alone
-from backtracking.model.sampling.plan import Row, Settings
+from backtracking.model.sampling.plan import Row
 
 LEAST_ROWS = 32
 """Rows of a share: fewer do not pay for a process."""

@@ -1,0 +1,5 @@
+"""The entry of `python -m backtracking`."""
+
+from backtracking.faces.commands import main
+
+main()
