@@ -1,6 +1,6 @@
 """Fault campaign: what becomes of a run when its machine fails it.
 
-Run: python -m benchmarks.faults --kills 50 --out data/reliability
+Run: python -m benchmarks.faults --kills 50 --both 50 --out data/reliability
 
 Every case ends in the tables of an uninterrupted run, byte for byte, or in one clear line and exit status 2 with
 nothing earlier lost, after which the same command ends in those tables. Runs are forked from this process, which
@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -47,7 +48,29 @@ CONFIG = {
     "generation": {"num_samples_per_prompt": 2, "max_new_tokens": 48, "batch_size": 2},
     "conditions": {"head off": ["attn.1.h0*0@decode"]},
 }
+BOTH = {
+    **{name: section for name, section in CONFIG.items() if name != "conditions"},
+    "dataset": {"name": "organism", "max_examples": 12},
+    "generation": {"num_samples_per_prompt": 2, "max_new_tokens": 120, "batch_size": 4},
+    "analysis": {
+        "topk_layers_for_generation": 1,
+        "max_events": 12,
+        "control_samples": 12,
+        "ablation_components": ["attn"],
+    },
+    "phase2": {
+        "scale_sweep": {"scales": [0, 0.5]},
+        "continuation_ablation": {"max_events": 8, "fork_max_events": 4, "fork_samples": 1},
+    },
+}
+"""Both phases, with all their tables."""
 _ = (comparison, models, phases, report, activations, loading, sampling)  # imported before the fork, for every run
+
+
+NOTES = ("log.jsonl", "manifest.json", ".lock")
+"""Files that are written all the time."""
+KINDS = {"completions": "completions", "tables": "a table", "figures": "the report", "report.html": "the report"}
+"""What a file says of where a run was, by the folder it is in."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +102,18 @@ class Done:
 class Campaign:
     """One uninterrupted run to compare with, and a folder for every try."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, config: dict[str, Any] = CONFIG) -> None:
         """Run the config once, and once up to its third part."""
         self.folder, self.random, self.seed, self.tries = folder, random.Random(seed), seed, 0
+        self.config = config
+        folder.mkdir(exist_ok=True)
         place = self.place()
         whole = self.run(place)
         assert whole.status == 0, whole.said
         self.seconds, self.tables = whole.seconds, self.result(place)
-        self.parts = len(list(place.glob("runs/*/completions/*.parquet")))
+        (run,) = place.glob("runs/2*")
+        self.files = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file())
+        self.parts = sum(name.startswith("completions/") for name in self.files)
         self.half = self.place()
         self.run(self.half, until=lambda: len(list(self.half.glob("runs/*/completions/*.parquet"))) >= 3)
 
@@ -98,7 +125,7 @@ class Campaign:
             shutil.copytree(like, place)
         else:
             place.mkdir()
-            (place / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+            (place / "config.yaml").write_text(yaml.safe_dump(self.config))
         return place
 
     def start(self, place: Path, before: Callable[[], None] | None = None) -> int:
@@ -109,6 +136,7 @@ class Campaign:
             return process
         status = 99
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
             os.chdir(place)
             output = os.open(self.said(os.getpid()), os.O_CREAT | os.O_WRONLY)
             os.dup2(output, 1)
@@ -184,16 +212,15 @@ class Campaign:
         return len(folders) == 1 and not list((place / "runs").rglob(".*.tmp"))
 
     def stage(self, place: Path) -> str:
-        """What a killed run was at."""
+        """What a killed run had written last."""
         folder = next(iter(place.glob("runs/2*")), None)
         if folder is None:
             return "before its folder"
-        parts = len(list(folder.glob("completions/*.parquet")))
-        if parts < self.parts:
-            return "sampling" if (folder / "tables" / "self_check.csv").is_file() else "loading and checking"
-        if (folder / "report.html").is_file():
-            return "last lines"
-        return "report" if "finished" in (folder / "manifest.json").read_text() else "analysis"
+        written = [path for path in folder.rglob("*") if path.is_file() and path.name not in NOTES]
+        if not written:
+            return "its folder"
+        last = max(written, key=lambda path: path.stat().st_mtime_ns).relative_to(folder)
+        return KINDS.get(last.parts[0], "events" if last.suffix == ".parquet" else "config and problems")
 
 
 def _used(process: int) -> float:
@@ -207,7 +234,7 @@ def is_clear(done: Done, *words: str) -> bool:
     return done.status == 2 and len(lines) == 1 and "Traceback" not in done.said and all(w in lines[0] for w in words)
 
 
-def kills(campaign: Campaign, number: int, workers: int) -> Outcome:
+def kills(campaign: Campaign, name: str, number: int, workers: int) -> Outcome:
     """-9 at random moments, each followed by the same command."""
     processes = [
         _fork_killer(campaign, worker, number // workers + (worker < number % workers)) for worker in range(workers)
@@ -216,13 +243,17 @@ def kills(campaign: Campaign, number: int, workers: int) -> Outcome:
         os.waitpid(process, 0)
     found = [json.loads((campaign.folder / f"killed{worker}.json").read_text()) for worker in range(workers)]
     stages = sum((Counter(each["stages"]) for each in found), Counter[str]())
-    said = ", ".join(f"{count} at {stage!r}" for stage, count in sorted(stages.items()))
-    held = sum(each["held"] for each in found)
-    return Outcome("kill -9 at a random moment", number, held, "same tables", said)
+    said = ", ".join(f"{count} after {stage}" for stage, count in sorted(stages.items()))
+    said += f"; one run takes {campaign.seconds:.1f} s and writes {len(campaign.files)} files"
+    return Outcome(name, number, sum(each["held"] for each in found), "same tables", said)
 
 
 def _fork_killer(campaign: Campaign, worker: int, number: int) -> int:
-    """A process that kills runs of its own, one after another, and leaves a note."""
+    """A process that kills runs of its own, one after another, and leaves a note.
+
+    Every other kill comes at a random share of a run's processor time, and those between when a random one of its
+    files has just appeared: much of the time of a short run goes into loading.
+    """
     process = os.fork()
     if process:
         return process
@@ -232,10 +263,14 @@ def _fork_killer(campaign: Campaign, worker: int, number: int) -> int:
         campaign.folder.mkdir()
         campaign.random = random.Random(f"{campaign.seed}/{worker}")
         held, stages = 0, Counter[str]()
-        for _ in range(number):
+        for kill in range(number):
             place = campaign.place()
-            done = campaign.run(place, after=campaign.random.uniform(0, 1.02) * campaign.seconds)
-            stages[campaign.stage(place) if done.status == -9 else "had ended"] += 1
+            if kill % 2:
+                done = campaign.run(place, after=campaign.random.uniform(0, 1.02) * campaign.seconds)
+            else:
+                file = campaign.random.choice(campaign.files)
+                done = campaign.run(place, until=lambda at=place, file=file: bool(list(at.glob(f"runs/2*/{file}"))))
+            stages[campaign.stage(place) if done.status == -9 else "its end"] += 1
             held += campaign.result(place) == campaign.tables if done.status == 0 else campaign.finishes(place)
             shutil.rmtree(place)
             note.write_text(json.dumps({"held": held, "stages": stages}))
@@ -456,6 +491,7 @@ def main() -> None:
     """Run every case, show the table and write it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--both", type=int, default=50, help="kills of a run of both phases")
     parser.add_argument("--tries", type=int, default=10, help="of each damage that has a random place")
     parser.add_argument("--workers", type=int, default=4, help="processes that kill runs")
     parser.add_argument("--seed", type=int, default=0)
@@ -465,7 +501,7 @@ def main() -> None:
     loops.prepare()  # here, for every run
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         began = time.monotonic()
-        campaign = Campaign(Path(folder), options.seed)
+        campaign = Campaign(Path(folder) / "arms", options.seed)
         few = max(1, options.tries // 5)
         sizes = [60, 150, 700, 5000] if options.tries > 1 else [100]
         outcomes = [
@@ -475,21 +511,31 @@ def main() -> None:
             two_processes(campaign, few),
             clock(campaign, few),
             signals(campaign, few),
-            kills(campaign, options.kills, min(options.kills, options.workers)),
+            kills(campaign, "kill -9 at a random moment", options.kills, min(options.kills, options.workers)),
         ]
+        if options.both:
+            both = Campaign(Path(folder) / "both", options.seed, BOTH)
+            name = "kill -9 in a run of both phases"
+            outcomes.append(kills(both, name, options.both, min(options.both, options.workers)))
         seconds = time.monotonic() - began
     for each in outcomes:
         about = each.evidence.replace(folder + "/", "")
         outcomes[outcomes.index(each)] = Outcome(each.case, each.tries, each.held, each.outcome, about)
     content = {"seed": options.seed, "seconds": round(seconds, 1), "run_seconds": round(campaign.seconds, 2)}
-    content |= {"config": CONFIG, "outcomes": [asdict(each) for each in outcomes], **before}
+    content |= {
+        "config": CONFIG,
+        "config_of_both_phases": BOTH,
+        "outcomes": [asdict(each) for each in outcomes],
+        **before,
+    }
     write_json(content, options.out / "faults.json")
     versions = ", ".join(f"{name} {version}" for name, version in before["versions"].items())
     about = (
-        f"`python -m benchmarks.faults --kills {options.kills} --tries {options.tries} --seed {options.seed}`; one run "
+        f"`python -m benchmarks.faults --kills {options.kills} --both {options.both} --tries {options.tries} "
+        f"--seed {options.seed}`; a run takes {campaign.seconds:.1f} s of processor time and has "
+        f"{campaign.parts} parts. "
     )
-    about += f"takes {campaign.seconds:.1f} s of "
-    about += f"processor time and has {campaign.parts} parts. {before['machine']['cpu']}, {versions}, {before['date']}."
+    about += f"{before['machine']['cpu']}, {versions}, {before['date']}."
     (options.out / "faults.md").write_text(markdown(outcomes, about), encoding="utf-8")
     table = Table("case", "tries", "held", "ends in", "evidence", title=f"fault campaign, {seconds:.0f} s")
     for each in outcomes:

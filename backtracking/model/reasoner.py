@@ -24,6 +24,7 @@ from backtracking.core.sites import Component, Site
 from backtracking.model.hook_names import full_name, point_named
 from backtracking.model.hooks import Intervening, intervening
 from backtracking.model.plain import PlainModel
+from backtracking.model.threads import threads_for
 from backtracking.model.tokens import decode, prompt_ids
 
 Ids = Int[Tensor, "row pos"] | Sequence[int] | Sequence[Sequence[int]]
@@ -163,16 +164,18 @@ class HookedReasoner:
         Raises:
             InputError: What is given are no ids, or rows of different lengths.
         """
-        with torch.no_grad():
-            return self.bridge(self._tensor(ids))
+        rows = self._tensor(ids)
+        with torch.no_grad(), threads_for(self.module, rows.numel()):
+            return self.bridge(rows)
 
     def run_with_cache(self, ids: Ids, **options: Any) -> tuple[Any, Any]:
         """TransformerLens's `run_with_cache` on token ids: logits and an activation cache.
 
         Options such as `names_filter` and `stop_at_layer` are the bridge's.
         """
-        with torch.no_grad():
-            return self.bridge.run_with_cache(self._tensor(ids), **options)
+        rows = self._tensor(ids)
+        with torch.no_grad(), threads_for(self.module, rows.numel()):
+            return self.bridge.run_with_cache(rows, **options)
 
     def run_with_hooks(
         self, ids: Ids, fwd_hooks: Sequence[tuple[str | Site, Callable]], **options: Any
@@ -185,8 +188,9 @@ class HookedReasoner:
         named: list[tuple[str | Callable, Callable]] = [
             (point_named(self.bridge, place), hook) for place, hook in fwd_hooks
         ]
-        with torch.no_grad():
-            return self.bridge.run_with_hooks(self._tensor(ids), fwd_hooks=named, **options)
+        rows = self._tensor(ids)
+        with torch.no_grad(), threads_for(self.module, rows.numel()):
+            return self.bridge.run_with_hooks(rows, fwd_hooks=named, **options)
 
     @contextmanager
     def intervening(

@@ -16,6 +16,7 @@ from backtracking.model.sampling import sample
 from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.scoring import next_logits
 from backtracking.model.sampling.shares import LEAST_ROWS
+from backtracking.model.threads import KEPT, SMALL, threads_for
 from tests.tiny import tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -149,3 +150,48 @@ def test_a_process_forked_by_others_meanwhile_says_so(tiny, problems):
         done.set()
         holding.result()
     assert status() == 0
+
+
+@pytest.fixture
+def two_threads():
+    """PyTorch as on a machine of two cores; the tests have one thread otherwise."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("way", ["packed", "bridge", "logits", "run_with_cache", "run_with_hooks"])
+def test_a_small_model_is_run_by_one_thread_and_the_others_are_given_back(tiny, problems, way, two_threads):
+    seen = []
+    block = tiny.plain.module.get_submodule("model.layers.1") if way == "packed" else tiny.bridge.blocks[1]
+    handle = block.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        if way in ("packed", "bridge"):
+            sample(tiny, problems[:2], samples=1, max_new_tokens=3, engine=way)
+        else:
+            getattr(tiny, way)([1, 2, 3], **({"fwd_hooks": []} if way == "run_with_hooks" else {}))
+    finally:
+        handle.remove()
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_several_threads_are_left_to_large_models_and_large_batches(two_threads):
+    small, large = torch.nn.Linear(64, 64), torch.nn.Linear(1, KEPT // 4 + 1)
+    for module, tokens, expected in ((small, 64, 1), (small, SMALL // 64**2 + 1, 2), (large, 1, 2)):
+        with threads_for(module, tokens):
+            assert torch.get_num_threads() == expected
+    with pytest.raises(KeyError), threads_for(small, 1):
+        raise KeyError
+    assert torch.get_num_threads() == 2
+
+
+def test_the_last_to_leave_gives_the_threads_back(two_threads):
+    small = torch.nn.Linear(8, 8)
+    first, second = threads_for(small, 1), threads_for(small, 1)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.get_num_threads() == 1
+    second.__exit__(None, None, None)
+    assert torch.get_num_threads() == 2

@@ -22,6 +22,7 @@ from backtracking.model.sampling.choice import choose
 from backtracking.model.sampling.finish import completion_of, not_finite
 from backtracking.model.sampling.noise import row_key
 from backtracking.model.sampling.plan import Row
+from backtracking.model.threads import threads_for
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def run_unit(model: HookedReasoner, rows: Sequence[Row], settings: Settings) -> 
     sampled = torch.full((len(rows), settings.max_new_tokens), NOWHERE, device=device)
     interventions = [row.condition.interventions for row in rows]
     prompts = lengths - torch.tensor([row.sampled_before for row in rows], device=device)
-    with intervening(model.bridge, interventions, prompt_lengths=prompts) as state:
+    held = threads_for(model.module, len(rows))
+    with held, intervening(model.bridge, interventions, prompt_lengths=prompts) as state:
         logits, batch = _prefill(model, rows, state)
         for step in range(settings.max_new_tokens):
             if step:

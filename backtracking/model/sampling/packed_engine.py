@@ -33,6 +33,7 @@ from backtracking.model.sampling.refusals import steady_length
 from backtracking.model.sampling.replaced import Replaced
 from backtracking.model.sampling.seating import Seating
 from backtracking.model.sampling.taps import Taps, no_taps
+from backtracking.model.threads import threads_for
 
 EMPTY = -1
 """Row of a seat in which nobody sits."""
@@ -70,9 +71,10 @@ def run_unit(
         ReceiptError: An intervention touched other positions than the sampled tokens say.
         InputError: The architecture is not one that this engine can run.
     """
-    use_packed_attention(model.plain.module)
-    batch = _Batch(model, rows, settings, min(seats or len(rows), len(rows)), taps or no_taps(model), capture)
-    with Replaced.of(model.plain.module).installed(), batch.edits.installed(), batch.taps.installed():
+    module, seats = model.plain.module, min(seats or len(rows), len(rows))
+    use_packed_attention(module)
+    batch = _Batch(model, rows, settings, seats, taps or no_taps(model), capture)
+    with threads_for(module, seats), Replaced.of(module).installed(), batch.edits.installed(), batch.taps.installed():
         try:
             while batch.seat_rows():
                 batch.step()
