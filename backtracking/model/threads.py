@@ -15,8 +15,8 @@ from torch import nn
 
 KEPT = 2**25
 """Bytes of weights that a processor keeps in its caches, about: threads read larger ones faster than one does."""
-SMALL = 2**24
-"""Products of numbers in the largest matrix product of a pass that one thread does in less than a millisecond."""
+SMALL = 2**26
+"""Products of numbers in the largest matrix product of a pass, which one thread does in about a millisecond."""
 
 
 @contextmanager
