@@ -1,5 +1,6 @@
 """What the commands of both phases do: open the run, take one step, print its table."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,23 @@ def open_named(config: Path, run_id: str | None, bars: Bars | None = None) -> An
     return reopen(folder, loaded, progress=None if bars is None else bars.update)
 
 
-def phase1_step(config: Path, run_id: str | None, step: str, table: str, *, quiet: bool, as_json: bool) -> None:
-    """Take the step of that name in `experiments.phase1`, and print where its table is."""
+def phase1_step(
+    config: Path,
+    run_id: str | None,
+    step: str,
+    table: str,
+    *,
+    quiet: bool,
+    as_json: bool,
+    notes: Callable[[Any], tuple[str, ...]] = lambda _: (),
+) -> None:
+    """Take the step of that name in `experiments.phase1`, and print where its table is and the notes on its result."""
     from backtracking.experiments import phase1
 
     with Bars(quiet=quiet) as bars:
         study = open_named(config, run_id, bars)
-        getattr(phase1, step)(study)
-    _answer_table(study, table, (), as_json=as_json)
+        found = getattr(phase1, step)(study)
+    _answer_table(study, table, notes(found), as_json=as_json, quiet=quiet)
 
 
 def phase2_step(
