@@ -102,19 +102,14 @@ def select(study: Study, scan: AblationScan, completions: Completions) -> Select
     candidates = _found(study, scan, len(scan.sites), None).sites
     harm = _harm(study, completions, [targeted_condition(study, (site,), str(site)) for site in candidates])
     selection = _selected(study, scan, harm)
-    (together,) = arms = [targeted_condition(study, selection.sites)]
-    joint = _harm(study, completions, arms)
-    assert joint is not None
-    tables = [each.to_pandas() for each in (harm, joint) if each is not None]
-    study.folder.save_table(TEXT_HARM, pd.concat(tables, ignore_index=True))
+    together = targeted_condition(study, selection.sites)
+    joint = _harm(study, completions, [together])
+    study.folder.save_table(TEXT_HARM, pd.concat([harm.to_pandas(), joint.to_pandas()], ignore_index=True))
     notes = [each for each in (selection.note, _harm_note(joint.of(together.name), limit)) if each]
     return replace(selection, note="; ".join(notes))
 
 
-def _harm(study: Study, completions: Completions, arms: Sequence[Condition]) -> TextHarm | None:
-    """What the arms do to ordinary text; None without arms."""
-    if not arms:
-        return None
+def _harm(study: Study, completions: Completions, arms: Sequence[Condition]) -> TextHarm:
     lexicon = study.config.lexicon()
     return text_harm(
         study.model,

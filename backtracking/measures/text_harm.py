@@ -115,16 +115,14 @@ def text_harm(
         progress: Told how many texts are done.
 
     Raises:
-        InputError: There is no completion of the baseline with two tokens, nothing to measure, a number below 1, a
-            completion longer than the context, a ban, a window, or a site the model does not have.
+        InputError: There is no completion of the baseline with two tokens, a number too small, a completion longer
+            than the context, a ban, a window, or a site the model does not have.
         ReceiptError: An intervention touched other positions than it would while sampling.
         LensError: The last layer of the lens is not the model's logits.
     """
-    if texts < 1 or clearance < 0 or not conditions:
-        raise InputError(
-            f"{texts} texts, clearance {clearance} and {len(conditions)} conditions measure nothing; give at least 1 "
-            "text, a clearance of 0 or more, and a condition"
-        )
+    for name, value, least in (("texts", texts, 1), ("clearance", clearance, 0)):
+        if value < least:
+            raise InputError(f"{name} is {value}; give at least {least}")
     long_enough = [row for row in completions if row.condition == BASELINE.name and row.prompt_ids and len(row.ids) > 1]
     if not long_enough:
         raise InputError("no completion of the baseline has two tokens; sample the baseline first")

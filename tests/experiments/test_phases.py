@@ -96,6 +96,15 @@ def test_a_site_that_harms_ordinary_text_throughout_is_left_out_and_named(finish
     (line,) = [line for line in found.lines() if line.startswith("left out for harm to ordinary text: ")]
     assert "mlp.4 (up to 0.1" in line
 
+    strict = study.config.model_copy(
+        update={"analysis": study.config.analysis.model_copy(update={"max_text_kl": 1e-9})}
+    )
+    none = select(replace(free, config=strict), first.scan, completions)
+    assert none.significant == 0 and none.sites == (Site("attn", 1, 0),), "the strongest of those harmless at controls"
+    assert (
+        "of those that are so at the controls" in none.note and "where analysis.max_text_kl allows 1e-09" in none.note
+    )
+
     table = study.folder.table("text_harm").set_index("condition")
     own = table.loc["targeted_ablation"]
     assert own["interventions"] == "attn.1.h0*0@decode" and own["text_kl_high"] < 0.003

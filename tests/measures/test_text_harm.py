@@ -115,9 +115,8 @@ def test_text_without_an_ordinary_token_has_no_harm_rather_than_none(tiny, compl
 
 def test_what_cannot_be_measured_is_refused(tiny, completions):
     for wrong, said in (
-        ({"conditions": []}, "0 conditions measure nothing"),
-        ({"texts": 0}, "0 texts"),
-        ({"clearance": -1}, "clearance -1"),
+        ({"texts": 0}, "texts is 0; give at least 1"),
+        ({"clearance": -1}, "clearance is -1"),
         ({"trigger_ids": []}, "0 trigger ids"),
         ({"completions": []}, "no completion of the baseline has two tokens"),
         ({"conditions": [Condition("ban", [Ban(["Wait"])])]}, "acts on the choice of the next token"),
@@ -129,6 +128,7 @@ def test_what_cannot_be_measured_is_refused(tiny, completions):
     found = text_harm(tiny, completions, [off("mlp.0")], trigger_ids=TRIGGERS)
     with pytest.raises(InputError, match=r"the harm of mlp.1 was not measured; there are mlp.0"):
         found.of("mlp.1")
+    assert not len(text_harm(tiny, completions, [], trigger_ids=TRIGGERS).to_pandas()), "a scan may have no candidate"
 
 
 def harm_of(**highs: float) -> TextHarm:
