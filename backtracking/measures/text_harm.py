@@ -10,9 +10,10 @@ since an untouched prompt chose it. Tokens that begin a trigger are taken out of
 becomes less likely where it might have come is what a site is selected for, and no harm.
 
 How much is too much? The KL divergence of whole texts is the sum over their tokens, so 0.01 nats per token, what a run
-allows if not told, is one nat in 100 tokens. On the organism (100 problems; upper ends of intervals over 400 texts) the
-head it was taught to notice errors with does 0.0016; no site up to 0.01 costs more than 8 points of accuracy when off
-throughout, and the sites from 0.016 to 0.13 that cost any cost 5 to 66 (mlp.4: 0.13, 66 points), rising with it.
+allows if not told, is one nat in 100 tokens. On the organism (`data/benchmarks/text_harm.csv`, upper ends of
+intervals) the head it was taught to notice errors with does 0.0016. Of the 17 sites up to 0.01 one costs 11 points of
+accuracy when off throughout, and no other more than that head, 6; of the 19 beyond, two make the organism err less and
+the others cost 10 to 86 points, more or less in the order of their harm (mlp.4: 0.13, 68 points).
 """
 
 from collections.abc import Callable, Sequence
