@@ -66,6 +66,7 @@ from backtracking.measures.steering import SteeringSampling, SteeringSweep, stee
 from backtracking.measures.steering_controls import behaviour_points, other_direction, random_directions, self_direction
 from backtracking.measures.steering_directions import Direction, combined_direction, steering_direction
 from backtracking.measures.steering_gradients import gradient_direction
+from backtracking.measures.text_harm import text_harm
 from backtracking.measures.traces import Trace, measure_traces
 from backtracking.measures.tradeoff import tradeoff
 from backtracking.measures.trigger_probability import trigger_probability
@@ -224,6 +225,7 @@ __all__ = [
     "steering_direction",
     "steering_sweep",
     "targeted_against_random",
+    "text_harm",
     "tokens_that_begin",
     "tradeoff",
     "train_topk",

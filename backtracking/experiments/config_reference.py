@@ -57,7 +57,9 @@ def _keys(schema: dict[str, Any], part: dict[str, Any], prefix: str) -> list[Key
             sections += _keys(schema, inner, f"{prefix}{name}.")
             continue
         default = json.dumps(given["default"], ensure_ascii=False) if "default" in given else "required"
-        found.append(Key(prefix + name, _values(schema, given), default, given.get("description", "")))
+        found.append(
+            Key(prefix + name, _values(schema, given), default, " ".join(given.get("description", "").split()))
+        )
         of_each = _section(schema, given.get("items", {}))
         if of_each is not None:
             found += _keys(schema, of_each, f"{prefix}{name}[].")

@@ -152,6 +152,9 @@ class AnalysisSection(Section):
     """Positions at which the scan switches a site off: the prediction position and those before it."""
     max_control_kl: float | None = Field(default=0.05, gt=0)
     """A site that disturbs ordinary text by more, in nats at the controls, is not selected; null selects any."""
+    max_text_kl: float | None = Field(default=0.01, gt=0)
+    """A site that disturbs ordinary text by more when off at every sampled token, as in the arms, is not selected: nats
+    per token, upper end of the 95 % interval. 0.01 is one nat in 100 tokens; null measures nothing, selects any."""
     min_change: float = Field(default=0.1, ge=0)
     """A site that lowers the log-probability of a trigger by less, in nats, is not selected, however significant."""
     control_match: tuple[Literal["position", "sentence", "entropy"], ...] = ("position",)

@@ -1,10 +1,8 @@
 """Forks of phase 2: completions cut at their onset and continued, with and without the interventions."""
 
-import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 from backtracking.core.completions import Completion
 from backtracking.core.degeneration import is_degenerate
@@ -78,18 +76,6 @@ def fork(study: Study, points: Sequence[DecisionPoint], *, sites: Sequence[Site]
     study.folder.save_table("forks", found.to_pandas())
     study.folder.save_table("fork_differences", found.differences_to_pandas())
     return Forks(found, len(points) - len(kept))
-
-
-def spread(points: Sequence[DecisionPoint], most: int, *, seed: int) -> tuple[DecisionPoint, ...]:
-    """At most so many of the points, in order: one of every problem at random, then another of each, and so on."""
-    rng, by_problem = random.Random(seed), {}
-    for index, point in enumerate(points):
-        by_problem.setdefault(point.problem_id, []).append(index)
-    problems = list(by_problem.values())
-    for some in (problems, *problems):
-        rng.shuffle(some)
-    turns = [index for turn in zip_longest(*problems) for index in turn if index is not None]
-    return tuple(points[index] for index in sorted(turns[:most]))
 
 
 def _within(continued: Completion, most: int) -> Completion:

@@ -14,15 +14,20 @@ from backtracking.core.interventions import BASELINE, Ban, Condition
 from backtracking.core.null_draws import MINIMUM_DRAWS
 from backtracking.experiments.ablation_arms import RANDOM, TARGETED, random_conditions, targeted_condition
 from backtracking.experiments.behaviour_tables import behaviour_of
-from backtracking.experiments.config_sections import AnalysisSection
 from backtracking.experiments.receipts import receipts_table
-from backtracking.experiments.selection import SelectedSites, save_selection, saved_selection, select
+from backtracking.experiments.selection import (
+    SelectedSites,
+    control_clearance,
+    save_selection,
+    saved_selection,
+    select,
+)
 from backtracking.experiments.study import Study
 from backtracking.measures.ablation_scan import AblationScan, ablation_scan
 from backtracking.measures.attribution import LogitAttribution, logit_attribution
 from backtracking.measures.behaviour import WordOrBehaviour
 from backtracking.measures.conditions import ConditionComparison, compare_conditions
-from backtracking.measures.decision_points import CLEARANCE, DecisionPoints, decision_points
+from backtracking.measures.decision_points import DecisionPoints, decision_points
 from backtracking.measures.logit_lens import LogitLens, logit_lens
 from backtracking.measures.random_draws import TargetedAgainstRandom, targeted_against_random
 from backtracking.measures.variants import VariantComparison, compare_variants
@@ -131,11 +136,6 @@ def formatting_sweep(study: Study) -> VariantComparison:
     return found
 
 
-def control_clearance(analysis: AnalysisSection) -> int:
-    """Tokens that a control keeps from every trigger: the window of the scan, too, holds none."""
-    return max(CLEARANCE, analysis.scan_window)
-
-
 def decide(study: Study, *, max_events: int | None = None, table: str = "decision_points") -> DecisionPoints:
     """The decision points of the run's own variant: onsets, and controls matched to them.
 
@@ -183,7 +183,7 @@ def attribute_logits(study: Study, points: DecisionPoints | None = None) -> Logi
 
 
 def scan_ablations(study: Study, points: DecisionPoints | None = None) -> tuple[AblationScan, SelectedSites]:
-    """The ablation scan, and the sites it selects."""
+    """The ablation scan, and the sites it selects: those that write the trigger and leave ordinary text alone."""
     analysis = study.config.analysis
     layers = None if analysis.ablation_layers == "all" else analysis.ablation_layers
     scan = ablation_scan(
@@ -196,7 +196,7 @@ def scan_ablations(study: Study, points: DecisionPoints | None = None) -> tuple[
         trigger_ids=tokens_that_begin(study.model.tokenizer, study.config.lexicon().strict),
     )
     study.folder.save_table("ablation_scan", scan.to_pandas())
-    selection = select(study, scan)
+    selection = select(study, scan, generate(study))
     save_selection(study, selection)
     return scan, selection
 

@@ -12,9 +12,10 @@ from backtracking.core.completions import Completions
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Add, Condition, Scale
 from backtracking.core.sites import Site
+from backtracking.core.turns import spread
 from backtracking.core.vectors import RandomVector
 from backtracking.experiments.behaviour_tables import behaviour_of
-from backtracking.experiments.forking import Forks, fork, spread
+from backtracking.experiments.forking import Forks, fork
 from backtracking.experiments.phase1 import ban, decide, detect, generate, scan_ablations
 from backtracking.experiments.phase2_sections import Phase2Section
 from backtracking.experiments.receipts import receipts_table

@@ -2,8 +2,9 @@
 
 from backtracking.core.cluster_intervals import RESAMPLES
 from backtracking.experiments.config import Config
-from backtracking.experiments.phase1 import control_clearance
+from backtracking.experiments.selection import control_clearance
 from backtracking.faces.report_content import MANY
+from backtracking.measures.text_harm import TEXTS
 
 
 def common_methods(config: Config) -> tuple[str, ...]:
@@ -36,6 +37,14 @@ def phase_methods(config: Config) -> tuple[str, ...]:
     kl = "" if analysis.max_control_kl is None else (
         f", disturbs ordinary text by at most {analysis.max_control_kl:g} nats (KL divergence at the controls)"
     )  # fmt: skip
+    harm = "" if analysis.max_text_kl is None else (
+        "Nor is a site selected that harms ordinary text where it is off throughout, as in the arms: up to "
+        f"{TEXTS} baseline completions, spread over problems, are read again with the site multiplied by "
+        f"{ablation.scale:g} at every sampled token, and the upper end of the interval of the mean KL divergence from "
+        f"the baseline must not exceed {analysis.max_text_kl:g} nats per token. It is taken at the tokens more than "
+        f"{control_clearance(analysis)} from every trigger, over the distributions of all tokens that begin none; no "
+        "outcome of an arm has a part in it. "
+    )  # fmt: skip
     heads = " and every attention head" if analysis.scan_heads else ""
     drawn = (
         f"{ablation.random_draws} sets of sites drawn at random with the kinds and numbers of the selected ones are "
@@ -61,7 +70,7 @@ def phase_methods(config: Config) -> tuple[str, ...]:
         "over all cells.",
         f"Selection: at most {analysis.topk_layers_for_generation} of each kind, the strongest first, of the sites "
         f"whose ablation lowers that log-probability by at least {analysis.min_change:g} nats, significantly more than "
-        f"at the controls (q ≤ {analysis.significance:g}){kl}. The selected sites are then tested on the same "
+        f"at the controls (q ≤ {analysis.significance:g}){kl}. {harm}The selected sites are then tested on the same "
         "problems; a phase 2 on other problems (phase2.phase1_run_id) tests the selection on new ones.",
         "Word or behaviour: a correction without the word is seen where a completion has no trigger of any kind and "
         "works an expression of plain numbers out twice with different values; corrections in words or by another "

@@ -150,7 +150,9 @@ def ablation_scan(config: Config, run_id: RunId = None, quiet: Quiet = False, as
 
     Example: backtracking ablation-scan --config configs/organism_phase1.yaml
     """
-    phase1_step(config, run_id, "scan_ablations", "ablation_scan", quiet=quiet, as_json=as_json)
+    phase1_step(
+        config, run_id, "scan_ablations", "ablation_scan", quiet=quiet, as_json=as_json, notes=lambda f: f[1].lines()
+    )
 
 
 def compare_conditions(config: Config, run_id: RunId = None, quiet: Quiet = False, as_json: AsJson = False) -> None:

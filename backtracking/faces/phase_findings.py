@@ -37,10 +37,13 @@ def _where(first: Phase1) -> str:
         for site in chosen.sites
     )
     note = f" Note: {chosen.note}." if chosen.note else ""
-    beside = "more than at matched controls, by enough and without harm to ordinary text" if controlled else "by enough"
+    left = f" Left out for harm to ordinary text: {', '.join(map(str, chosen.left_out))}." if chosen.left_out else ""
+    beside = "more than at matched controls, by enough" if controlled else "by enough"
+    if controlled or first.study.config.analysis.max_text_kl is not None:
+        beside += " and without harm to ordinary text"
     return (
         f"Where is it written? {chosen.significant} of {chosen.tested} sites ({kinds}) lower the log-probability of a "
-        f"trigger when switched off at the decision, {beside} (see Methods); taken: {sites}.{note}"
+        f"trigger when switched off at the decision, {beside} (see Methods); taken: {sites}.{left}{note}"
     )
 
 

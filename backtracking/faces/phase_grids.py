@@ -5,6 +5,7 @@ import pandas as pd
 from backtracking.experiments.ablation_arms import TARGETED
 from backtracking.experiments.phase1 import Phase1
 from backtracking.experiments.phase2 import Phase2
+from backtracking.experiments.selection import TEXT_HARM
 from backtracking.faces.grids import folded
 from backtracking.faces.report_content import Grid
 from backtracking.measures.behaviour import WordOrBehaviour
@@ -92,9 +93,23 @@ def phase1_grids(first: Phase1) -> tuple[Grid, ...]:
             ("component", "event", "control", "difference", "q", "pairs"),
         ),
     ]
+    if first.study.config.analysis.max_text_kl is not None:
+        grids.insert(1, _harm_grid(first))
     if first.targeted is not None:
         grids.append(_random_grid(first))
     return tuple(grids)
+
+
+def _harm_grid(first: Phase1) -> Grid:
+    limit = first.study.config.analysis.max_text_kl
+    return folded(
+        "Harm to ordinary text",
+        "Each site that passes every other criterion, switched off at every sampled token of baseline completions, as "
+        "in the arms, and last the selected sites together: KL divergence from the baseline in nats per token, away "
+        f"from triggers and among tokens that begin none. Left out is a site whose interval ends above {limit:g}.",
+        first.study.folder.table(TEXT_HARM),
+        ("condition", "interventions", "text_kl", "tokens", "texts", "problems"),
+    )
 
 
 def _random_grid(first: Phase1) -> Grid:

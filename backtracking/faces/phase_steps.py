@@ -3,6 +3,7 @@
 A config is read, and refused if it must be, before what runs models is imported, which takes seconds.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,23 @@ def open_named(config: Path, run_id: str | None, bars: Bars | None = None) -> An
     return reopen(folder, loaded, progress=None if bars is None else bars.update)
 
 
-def phase1_step(config: Path, run_id: str | None, step: str, table: str, *, quiet: bool, as_json: bool) -> None:
-    """Take the step of that name in `experiments.phase1`, and print where its table is."""
+def phase1_step(
+    config: Path,
+    run_id: str | None,
+    step: str,
+    table: str,
+    *,
+    quiet: bool,
+    as_json: bool,
+    notes: Callable[[Any], tuple[str, ...]] = lambda _: (),
+) -> None:
+    """Take the step of that name in `experiments.phase1`, and print where its table is and the notes on its result."""
     with Bars(quiet=quiet) as bars:
         study = open_named(config, run_id, bars)
         from backtracking.experiments import phase1
 
-        getattr(phase1, step)(study)
-    _answer_table(study, table, (), as_json=as_json)
+        found = getattr(phase1, step)(study)
+    _answer_table(study, table, notes(found), as_json=as_json, quiet=quiet)
 
 
 def phase2_step(

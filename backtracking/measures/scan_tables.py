@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,52 +14,10 @@ from backtracking.core.multiplicity import benjamini_hochberg
 from backtracking.core.sites import Site
 from backtracking.measures.decision_points import DecisionPoints
 from backtracking.measures.event_pairs import minus_own_controls
+from backtracking.measures.scan_selection import QUANTITIES, Harmed, LeftOut, Quantity, Selected, Selection
+from backtracking.measures.text_harm import TextHarm
 
-Quantity = Literal["log_prob", "trigger_log_prob", "logit_difference"]
-QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 SEED = 0
-
-
-@dataclass(frozen=True)
-class Selected:
-    """Sites of one group that write the trigger, the strongest first."""
-
-    group: str
-    """`attn`, `mlp`, `head`, or `all` where components were not told apart."""
-    sites: tuple[Site, ...]
-    """At most k."""
-    significant: int
-    """How many sites of the group lower the quantity significantly, those beyond k included."""
-    tested: int
-    """Sites of the group."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The layer selection of a scan, and how much it had to choose from."""
-
-    quantity: Quantity
-    level: float
-    against_controls: bool
-    groups: tuple[Selected, ...]
-    smallest_q: float
-    """The smallest q a lone finding could reach with so many problems; above the level, too few were sampled."""
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """All selected sites, group by group."""
-        return tuple(site for group in self.groups for site in group.sites)
-
-    def __str__(self) -> str:
-        """Return one line per group."""
-        lines = [
-            f"{g.group}: {', '.join(map(str, g.sites)) or 'none'} ({g.significant} of {g.tested} sites lower "
-            f"{self.quantity} with q <= {self.level:g})"
-            for g in self.groups
-        ]
-        if self.smallest_q > self.level:
-            lines.append(f"a lone finding could reach q = {self.smallest_q:.2g} at best: sample more problems")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -122,6 +79,8 @@ class AblationScan:
         against_controls: bool = False,
         max_control_kl: float | None = None,
         min_change: float = 0.0,
+        harm: TextHarm | None = None,
+        max_text_kl: float | None = None,
     ) -> Selection:
         """The sites whose ablation lowers the quantity most, among those that do so significantly.
 
@@ -136,9 +95,14 @@ class AblationScan:
                 layer without which the model writes nonsense does not write the trigger.
             min_change: Leave out sites whose ablation lowers the quantity at events by less, in nats: with many
                 events the smallest effect is significant.
+            harm: What switching sites off throughout does to ordinary text, each a condition of the site's name.
+            max_text_kl: Leave out sites that disturb ordinary text by more than that throughout, in nats per token,
+                by the upper end of the 95 % interval: few tokens carry most of a harm, so that a mean of few texts can
+                miss it. A site without an interval stays in. It needs the harm of every site that is left by then.
 
         Raises:
-            InputError: k is below 1, an unknown quantity, a level outside 0 to 1, or no controls to compare with.
+            InputError: k is below 1, an unknown quantity, a level outside 0 to 1, no controls to compare with, or a
+                limit for a harm that was not measured.
         """
         if k < 1 or quantity not in QUANTITIES or not 0 < level < 1:
             raise InputError(
@@ -147,6 +111,8 @@ class AblationScan:
             )
         if (against_controls or max_control_kl is not None) and not self.points.controls:
             raise InputError("the scan has no controls to compare with; make decision points with controls")
+        if max_text_kl is not None and harm is None:
+            raise InputError(f"max_text_kl is {max_text_kl:g}, but no harm was measured; give harm=text_harm(...)")
         table = self._table[self._table["quantity"] == quantity].reset_index(drop=True)  # row = site
         tests = {"change": "q", "difference": "difference_q"} if against_controls else {"change": "q"}
         lowered = table[list(tests)].max(axis=1).rename("lowered")
@@ -160,14 +126,28 @@ class AblationScan:
             part = table.loc[rows]
             found = part[part["sure"]].sort_values("lowered", kind="stable")
             found = found[found["change"] <= -min_change]
+            left: list[LeftOut] = []
             if max_control_kl is not None:
-                found = found[found["control_kl"] <= max_control_kl]
+                nats = found["control_kl"].tolist()
+                found = self._harmless(found, nats, max_control_kl, "controls", left)
+            if max_text_kl is not None and harm is not None:
+                nats = [harm.of(str(site)).high for site in found["site"]]
+                found = self._harmless(found, nats, max_text_kl, "throughout", left)
             best = tuple(self.sites[int(row)] for row in found.index[:k])
-            chosen.append(Selected(name, best, len(found), len(rows)))
+            chosen.append(Selected(name, best, len(found), len(rows), tuple(left)))
         means = self._differences if against_controls else self._changes
         cells = len(self._table)
         smallest = smallest_adjusted(means.smallest_p, cells)
         return Selection(quantity, level, against_controls, tuple(chosen), smallest)
+
+    def _harmless(
+        self, found: pd.DataFrame, nats: Sequence[float], limit: float, where: Harmed, left: list[LeftOut]
+    ) -> pd.DataFrame:
+        """The rows of sites that do no more harm than the limit; the other sites are added to `left`."""
+        over = np.array(nats) > limit
+        left += [LeftOut(self.sites[row], where, each, limit)
+                 for row, each, out in zip(found.index.tolist(), nats, over, strict=True) if out]  # fmt: skip
+        return found.loc[~over]
 
     @cached_property
     def _values(self) -> Float[np.ndarray, "point cell"]:

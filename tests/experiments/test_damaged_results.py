@@ -1,5 +1,7 @@
 """A result of a run that is cut short or changed is one line that says how to make it again."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -10,6 +12,7 @@ from backtracking.experiments.runs import RunFolder
 from backtracking.experiments.selection import ADOPTED, SELECTED, SelectedSites, save_selection, saved_selection
 from backtracking.experiments.study import Study
 from backtracking.faces.run_figures import figures_of_run
+from backtracking.measures.scan_selection import LeftOut
 
 
 @pytest.fixture
@@ -46,7 +49,9 @@ def test_a_damaged_table_is_named(folder, content):
 @pytest.mark.parametrize(("name", "remedy"), [(SELECTED, "ablation-scan"), (ADOPTED, "--phase1-run-id")])
 def test_a_damaged_selection_is_named(folder, name, remedy):
     study = Study(Config(), folder, (), lambda *_: None, None)
-    selection = SelectedSites((Site.parse("mlp.1"),), 1, 2, "")
+    selection = SelectedSites(
+        (Site.parse("mlp.1"),), 1, 2, "", (LeftOut(Site.parse("mlp.0"), "throughout", 0.25, 0.01),)
+    )
     save_selection(study, selection)
     file = folder.path / "tables" / name
     whole = (folder.path / "tables" / SELECTED).read_bytes()
@@ -56,3 +61,13 @@ def test_a_damaged_selection_is_named(folder, name, remedy):
         file.write_bytes(content)
         with pytest.raises(InputError, match=f"{name} is damaged .*{remedy}"):
             saved_selection(study, name)
+
+
+def test_a_selection_of_an_earlier_version_left_nothing_out(folder):
+    study = Study(Config(), folder, (), lambda *_: None, None)
+    save_selection(study, SelectedSites((Site.parse("mlp.1"),), 1, 2, "its note"))
+    file = folder.path / "tables" / SELECTED
+    held = json.loads(file.read_text())
+    assert held.pop("left_out") == []
+    file.write_text(json.dumps(held))
+    assert saved_selection(study) == SelectedSites((Site.parse("mlp.1"),), 1, 2, "its note", ())

@@ -16,14 +16,15 @@ from backtracking.core.errors import InputError
 from backtracking.core.interventions import Condition, Scale
 from backtracking.core.multiplicity import holm
 from backtracking.core.sites import Site
+from backtracking.core.turns import spread
 from backtracking.experiments import phase1, phase2, published
 from backtracking.experiments.config import Config, load_config
-from backtracking.experiments.forking import FORK_SAMPLES, _within, spread
+from backtracking.experiments.forking import FORK_SAMPLES, _within
 from backtracking.experiments.opening import open_study, reopen
 from backtracking.experiments.phases import run_phases
 from backtracking.experiments.planning import plan
 from backtracking.experiments.runs import RunFolder
-from backtracking.experiments.selection import SelectedSites, save_selection, saved_selection
+from backtracking.experiments.selection import SelectedSites, save_selection, saved_selection, select
 from backtracking.experiments.study import Study
 from backtracking.faces.commands import app
 from backtracking.faces.phase_findings import warnings
@@ -36,7 +37,7 @@ TABLES = (
     "paired_differences", "receipts", "self_check", "targeted_against_random", "baseline_metrics",
     "subset_sweep", "subset_sweep_paired", "subset_sweep_behaviour", "scale_sweep",
     "scale_sweep_paired", "tradeoff", "continuation_ablation", "forks", "fork_differences",
-    "subset_sweep_flows", "scale_sweep_flows", "conditions_behaviour", "conditions_flows",
+    "subset_sweep_flows", "scale_sweep_flows", "conditions_behaviour", "conditions_flows", "text_harm",
 )  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def finished(tmp_path_factory):
 
 def tables(folder: RunFolder) -> dict[str, bytes]:
     found = {name: (folder.path / "tables" / f"{name}.csv").read_bytes() for name in TABLES}
+    found["selected_sites"] = (folder.path / "tables" / "selected_sites.json").read_bytes()
     return found | {"events": pd.read_parquet(folder.path / "events.parquet").to_csv().encode()}
 
 
@@ -78,6 +80,51 @@ def test_the_scan_names_the_head_that_notices_errors_and_switching_it_off_remove
     baseline = first.comparison.row("baseline").backtracking.value
     assert baseline + row.backtracking.value < baseline / 2
     assert first.targeted is not None and first.targeted.draws == 20
+
+
+def test_a_site_that_harms_ordinary_text_throughout_is_left_out_and_named(finished, tmp_path):
+    """mlp.4 is significant, but switched off throughout it costs the organism most of its accuracy."""
+    first, second = finished
+    study, completions = first.study, phase1.generate(first.study)
+    analysis = study.config.analysis.model_copy(update={"max_control_kl": None})
+    shutil.copytree(study.folder.path, tmp_path / "free")
+    config = study.config.model_copy(update={"analysis": analysis})
+    free = replace(study, config=config, folder=RunFolder(tmp_path / "free"))
+    found = select(free, first.scan, completions)
+    assert "mlp.4" in {str(each.site) for each in found.left_out if each.where == "throughout"}
+    assert Site("mlp", 4) not in found.sites and Site("attn", 1, 0) in found.sites
+    (line,) = [line for line in found.lines() if line.startswith("left out for harm to ordinary text: ")]
+    assert "mlp.4 (up to 0.1" in line
+
+    strict = study.config.model_copy(
+        update={"analysis": study.config.analysis.model_copy(update={"max_text_kl": 1e-9})}
+    )
+    none = select(replace(free, config=strict), first.scan, completions)
+    assert none.significant == 0 and none.sites == (Site("attn", 1, 0),), "the strongest of those harmless at controls"
+    assert (
+        "of those that are so at the controls" in none.note and "where analysis.max_text_kl allows 1e-09" in none.note
+    )
+
+    table = study.folder.table("text_harm").set_index("condition")
+    own = table.loc["targeted_ablation"]
+    assert own["interventions"] == "attn.1.h0*0@decode" and own["text_kl_high"] < 0.003
+    assert own["text_kl"] == pytest.approx(table.loc["attn.1.h0", "text_kl"])
+    report = compose_phases(first, second)
+    assert "Harm to ordinary text" in [grid.title for grid in report.grids]
+    assert any("nats per token" in sentence for sentence in report.methods)
+    for each in first.selection.left_out:
+        assert str(each) in report.findings[0]
+
+
+def test_without_a_limit_on_harm_sites_are_selected_by_the_scan_alone(finished, tmp_path):
+    first, _ = finished
+    analysis = first.study.config.analysis.model_copy(update={"max_text_kl": None, "max_control_kl": None})
+    config = first.study.config.model_copy(update={"analysis": analysis})
+    study = replace(first.study, config=config, folder=RunFolder(tmp_path / "null"))
+    found = select(study, first.scan, Completions(()))
+    expected = first.scan.select(1, quantity="trigger_log_prob", against_controls=True, min_change=analysis.min_change)
+    assert found.left_out == () and set(found.sites) <= set(expected.sites) and Site("mlp", 0) in found.sites
+    assert not (study.folder.path / "tables").exists()
 
 
 def test_every_step_has_its_table_and_the_report_answers_four_questions(finished):
