@@ -211,6 +211,11 @@ class Campaign:
         folders = [path for path in (place / "runs").iterdir() if path.is_dir()]
         return len(folders) == 1 and not list((place / "runs").rglob(".*.tmp"))
 
+    def ended(self, place: Path) -> bool:
+        """Whether the run in a place had finished before it was killed."""
+        manifest = next(iter(place.glob("runs/2*/manifest.json")), None)
+        return manifest is not None and json.loads(manifest.read_text())["status"] == "finished"
+
     def stage(self, place: Path) -> str:
         """What a killed run had written last."""
         folder = next(iter(place.glob("runs/2*")), None)
@@ -270,8 +275,10 @@ def _fork_killer(campaign: Campaign, worker: int, number: int) -> int:
             else:
                 file = campaign.random.choice(campaign.files)
                 done = campaign.run(place, until=lambda at=place, file=file: bool(list(at.glob(f"runs/2*/{file}"))))
-            stages[campaign.stage(place) if done.status == -9 else "its end"] += 1
-            held += campaign.result(place) == campaign.tables if done.status == 0 else campaign.finishes(place)
+            at_end = done.status == 0 or campaign.ended(place)
+            stages["its end" if at_end else campaign.stage(place)] += 1
+            # Of a run that has ended the same command would begin another one.
+            held += campaign.result(place) == campaign.tables if at_end else campaign.finishes(place)
             shutil.rmtree(place)
             note.write_text(json.dumps({"held": held, "stages": stages}))
     finally:

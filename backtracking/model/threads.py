@@ -6,12 +6,12 @@ run: beside one busy process on two cores, a small unit of the embedded model to
 threads as with one.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-import torch
-from torch import nn
+from torch import get_num_threads, nn, set_num_threads
 
 KEPT = 2**25
 """Bytes of weights that a processor keeps in its caches, about: threads read larger ones faster than one does."""
@@ -30,7 +30,7 @@ def threads_for(module: nn.Module, tokens: int) -> Iterator[None]:
         module: The model, on a CPU or elsewhere.
         tokens: Positions of all rows together.
     """
-    if torch.get_num_threads() == 1 and not _held.holders or not _is_small(module, tokens):
+    if get_num_threads() == 1 and not _held.holders or not _is_small(module, tokens):
         yield
         return
     _held.take()
@@ -57,15 +57,17 @@ class _Held:
     def take(self) -> None:
         with self._lock:
             if not self.holders:
-                self._before = torch.get_num_threads()
-                torch.set_num_threads(1)
+                self._before = get_num_threads()
+                set_num_threads(1)
             self.holders += 1
 
     def give_back(self) -> None:
         with self._lock:
             self.holders -= 1
             if not self.holders:
-                torch.set_num_threads(self._before)
+                set_num_threads(self._before)
 
 
 _held = _Held()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_held.__init__)  # a lock may have been held by a thread that is not here
