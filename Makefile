@@ -44,6 +44,7 @@ bench: setup  ## time the engine against its peers (needs an idle machine, an ho
 	$(BIN)/python benchmarks/sampling.py --model smollm2 --dtype bfloat16
 	$(BIN)/python benchmarks/scan.py --model organism
 	$(BIN)/python benchmarks/scan.py --model smollm2
+	$(BIN)/python benchmarks/threads.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python -m benchmarks.scaling
