@@ -164,18 +164,16 @@ class HookedReasoner:
         Raises:
             InputError: What is given are no ids, or rows of different lengths.
         """
-        rows = self._tensor(ids)
-        with torch.no_grad(), threads_for(self.module, rows.numel()):
-            return self.bridge(rows)
+        with torch.no_grad(), threads_for(self.module):
+            return self.bridge(self._tensor(ids))
 
     def run_with_cache(self, ids: Ids, **options: Any) -> tuple[Any, Any]:
         """TransformerLens's `run_with_cache` on token ids: logits and an activation cache.
 
         Options such as `names_filter` and `stop_at_layer` are the bridge's.
         """
-        rows = self._tensor(ids)
-        with torch.no_grad(), threads_for(self.module, rows.numel()):
-            return self.bridge.run_with_cache(rows, **options)
+        with torch.no_grad(), threads_for(self.module):
+            return self.bridge.run_with_cache(self._tensor(ids), **options)
 
     def run_with_hooks(
         self, ids: Ids, fwd_hooks: Sequence[tuple[str | Site, Callable]], **options: Any
@@ -188,9 +186,8 @@ class HookedReasoner:
         named: list[tuple[str | Callable, Callable]] = [
             (point_named(self.bridge, place), hook) for place, hook in fwd_hooks
         ]
-        rows = self._tensor(ids)
-        with torch.no_grad(), threads_for(self.module, rows.numel()):
-            return self.bridge.run_with_hooks(rows, fwd_hooks=named, **options)
+        with torch.no_grad(), threads_for(self.module):
+            return self.bridge.run_with_hooks(self._tensor(ids), fwd_hooks=named, **options)
 
     @contextmanager
     def intervening(

@@ -1,4 +1,4 @@
-"""How many of PyTorch's threads a forward pass is worth on a CPU: one, if the model and its batch are small.
+"""How many of PyTorch's threads a model is worth on a CPU: one, if it is small.
 
 Threads meet at the end of every operation, and spin until all are there. Where an operation takes microseconds they
 gain nothing by that, and where another process holds a core each meeting lasts until the system lets the other thread
@@ -15,22 +15,16 @@ from torch import get_num_threads, nn, set_num_threads
 
 KEPT = 2**25
 """Bytes of weights that a processor keeps in its caches, about: threads read larger ones faster than one does."""
-SMALL = 2**26
-"""Products of numbers in the largest matrix product of a pass, which one thread does in about a millisecond."""
 
 
 @contextmanager
-def threads_for(module: nn.Module, tokens: int) -> Iterator[None]:
-    """Hold PyTorch to one thread while a pass over so many tokens runs, if it is too small for several.
+def threads_for(module: nn.Module) -> Iterator[None]:
+    """Hold PyTorch to one thread while a small model runs.
 
     The number belongs to the process: other threads have one as well meanwhile, and the last one to leave gives back
     what the first one found.
-
-    Args:
-        module: The model, on a CPU or elsewhere.
-        tokens: Positions of all rows together.
     """
-    if get_num_threads() == 1 and not _held.holders or not _is_small(module, tokens):
+    if get_num_threads() == 1 and not _held.holders or not _is_small(module):
         yield
         return
     _held.take()
@@ -40,12 +34,9 @@ def threads_for(module: nn.Module, tokens: int) -> Iterator[None]:
         _held.give_back()
 
 
-def _is_small(module: nn.Module, tokens: int) -> bool:
+def _is_small(module: nn.Module) -> bool:
     parameters = list(module.parameters())
-    if not parameters or any(not each.is_cpu for each in parameters):
-        return False
-    largest = max(each.numel() for each in parameters)
-    return sum(each.nbytes for each in parameters) <= KEPT and tokens * largest <= SMALL
+    return all(each.is_cpu for each in parameters) and sum(each.nbytes for each in parameters) <= KEPT
 
 
 class _Held:

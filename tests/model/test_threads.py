@@ -9,6 +9,7 @@ from threading import Barrier, Event
 
 import pytest
 import torch
+from torch import nn
 
 from backtracking.core.errors import InputError
 from backtracking.core.interventions import BASELINE, Condition
@@ -16,7 +17,7 @@ from backtracking.model.sampling import sample
 from backtracking.model.sampling.alone import alone
 from backtracking.model.sampling.scoring import next_logits
 from backtracking.model.sampling.shares import LEAST_ROWS
-from backtracking.model.threads import KEPT, SMALL, threads_for
+from backtracking.model.threads import KEPT, threads_for
 from tests.tiny import tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -160,14 +161,16 @@ def two_threads():
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("way", ["packed", "bridge", "logits", "run_with_cache", "run_with_hooks"])
+@pytest.mark.parametrize("way", ["packed", "bridge", "logits", "run_with_cache", "run_with_hooks", "scored"])
 def test_a_small_model_is_run_by_one_thread_and_the_others_are_given_back(tiny, problems, way, two_threads):
     seen = []
-    block = tiny.plain.module.get_submodule("model.layers.1") if way == "packed" else tiny.bridge.blocks[1]
+    block = tiny.plain.module.get_submodule("model.layers.1") if way in ("packed", "scored") else tiny.bridge.blocks[1]
     handle = block.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
     try:
         if way in ("packed", "bridge"):
             sample(tiny, problems[:2], samples=1, max_new_tokens=3, engine=way)
+        elif way == "scored":
+            list(next_logits(tiny, [[1, 2, 3]], [BASELINE]))
         else:
             getattr(tiny, way)([1, 2, 3], **({"fwd_hooks": []} if way == "run_with_hooks" else {}))
     finally:
@@ -176,19 +179,19 @@ def test_a_small_model_is_run_by_one_thread_and_the_others_are_given_back(tiny, 
     assert torch.get_num_threads() == 2
 
 
-def test_several_threads_are_left_to_large_models_and_large_batches(two_threads):
-    small, large = torch.nn.Linear(64, 64), torch.nn.Linear(1, KEPT // 4 + 1)
-    for module, tokens, expected in ((small, 64, 1), (small, SMALL // 64**2 + 1, 2), (large, 1, 2)):
-        with threads_for(module, tokens):
+def test_several_threads_are_left_to_large_models_and_other_devices(two_threads):
+    small, large, elsewhere = nn.Linear(64, 64), nn.Linear(1, KEPT // 4), nn.Linear(64, 64, device="meta")
+    for module, expected in ((small, 1), (large, 2), (elsewhere, 2)):
+        with threads_for(module):
             assert torch.get_num_threads() == expected
-    with pytest.raises(KeyError), threads_for(small, 1):
+    with pytest.raises(KeyError), threads_for(small):
         raise KeyError
     assert torch.get_num_threads() == 2
 
 
 def test_the_last_to_leave_gives_the_threads_back(two_threads):
-    small = torch.nn.Linear(8, 8)
-    first, second = threads_for(small, 1), threads_for(small, 1)
+    small = nn.Linear(8, 8)
+    first, second = threads_for(small), threads_for(small)
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -52,8 +52,7 @@ def run_unit(model: HookedReasoner, rows: Sequence[Row], settings: Settings) -> 
     sampled = torch.full((len(rows), settings.max_new_tokens), NOWHERE, device=device)
     interventions = [row.condition.interventions for row in rows]
     prompts = lengths - torch.tensor([row.sampled_before for row in rows], device=device)
-    held = threads_for(model.module, len(rows))
-    with held, intervening(model.bridge, interventions, prompt_lengths=prompts) as state:
+    with threads_for(model.module), intervening(model.bridge, interventions, prompt_lengths=prompts) as state:
         logits, batch = _prefill(model, rows, state)
         for step in range(settings.max_new_tokens):
             if step:

@@ -74,7 +74,7 @@ def run_unit(
     module, seats = model.plain.module, min(seats or len(rows), len(rows))
     use_packed_attention(module)
     batch = _Batch(model, rows, settings, seats, taps or no_taps(model), capture)
-    with threads_for(module, seats), Replaced.of(module).installed(), batch.edits.installed(), batch.taps.installed():
+    with threads_for(module), Replaced.of(module).installed(), batch.edits.installed(), batch.taps.installed():
         try:
             while batch.seat_rows():
                 batch.step()
