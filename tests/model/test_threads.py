@@ -161,16 +161,14 @@ def two_threads():
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("way", ["packed", "bridge", "logits", "run_with_cache", "run_with_hooks", "scored"])
+@pytest.mark.parametrize("way", ["packed", "bridge", "logits", "run_with_cache", "run_with_hooks"])
 def test_a_small_model_is_run_by_one_thread_and_the_others_are_given_back(tiny, problems, way, two_threads):
     seen = []
-    block = tiny.plain.module.get_submodule("model.layers.1") if way in ("packed", "scored") else tiny.bridge.blocks[1]
+    block = tiny.plain.module.get_submodule("model.layers.1") if way == "packed" else tiny.bridge.blocks[1]
     handle = block.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
     try:
         if way in ("packed", "bridge"):
             sample(tiny, problems[:2], samples=1, max_new_tokens=3, engine=way)
-        elif way == "scored":
-            list(next_logits(tiny, [[1, 2, 3]], [BASELINE]))
         else:
             getattr(tiny, way)([1, 2, 3], **({"fwd_hooks": []} if way == "run_with_hooks" else {}))
     finally:

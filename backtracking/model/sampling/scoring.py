@@ -30,7 +30,6 @@ from backtracking.model.sampling.refusals import check_length, check_one_device
 from backtracking.model.sampling.replaced import Replaced
 from backtracking.model.sampling.scored_contexts import Reaching, Scored, batches, with_longer_ones
 from backtracking.model.sampling.seating import Seating
-from backtracking.model.threads import threads_for
 
 ROWS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
 """Contexts times conditions."""
@@ -116,7 +115,7 @@ class _Scoring:
 
     def logits(self, contexts: Sequence[Scored]) -> Iterator[Float[Tensor, "condition vocab"]]:
         """Run the contexts, and the tokens that are fed after them under every condition; for each in turn its own."""
-        with alone, threads_for(self.model.plain.module):
+        with alone:
             joining = Joining.of(
                 [context for context in range(len(contexts)) for _ in self.numbers],
                 [self.first[number] for _ in contexts for number in self.numbers],
